@@ -99,6 +99,9 @@ class WayBack {
   readonly #undone: ReadonlySet<number>;
   readonly #adopted: number;
   #isOpen = true;
+  /** Whether a generation was passed that the history lacks: an undo that is forced goes on. */
+  #isForced = false;
+  #last: number | undefined;
 
   constructor({ generation, position = generation, undone = [], adopted = 0 }: DeviceTable) {
     this.#position = position;
@@ -110,16 +113,21 @@ class WayBack {
     generation: number,
     isSound: boolean,
     { moves, kinds }: Commit,
-  ): Pick<GenerationDescription, "undo" | "redo"> {
+  ): Pick<GenerationDescription, "undo" | "undoForced" | "redo"> {
     // What is of before the workspace was copied is its original's.
-    if (generation < this.#adopted) return { undo: false, redo: false };
+    if (generation < this.#adopted) return { undo: false, undoForced: false, redo: false };
+    const isGap = generation < this.#position && generation + 1 !== (this.#last ?? generation + 1);
+    this.#last = generation;
+    if (isGap) this.#isForced = true;
     if (generation <= this.#position && !isSound) this.#isOpen = false;
-    const undo = generation < this.#position && this.#isOpen;
-    // An undo of what moved no image, or took images away, is refused, and so goes no further.
+    const isReached = generation < this.#position && this.#isOpen;
+    const [undo, undoForced] = [isReached && !this.#isForced, isReached && this.#isForced];
+    // An undo of what moved no image, or took images away, is refused, and so goes no further; forced ones go past a gap.
+    // Of a commit right after a gap nobody knows what it moved.
     const isStep =
-      moves?.some(({ before, after }) => before?.image !== after?.image) === true &&
+      (moves?.some(({ before, after }) => before?.image !== after?.image) ?? true) &&
       !kinds.some((kind) => FOR_GOOD.has(kind));
     if (generation <= this.#position) this.#isOpen &&= isStep;
-    return { undo, redo: isSound && this.#undone.has(generation) };
+    return { undo, undoForced, redo: isSound && this.#undone.has(generation) };
   }
 }

@@ -209,6 +209,8 @@ export interface GenerationDescription {
   /** Whether undo goes to it: at once, or after as many as stand before it. */
   readonly undo: boolean;
   readonly redo: boolean;
+  /** Whether an undo goes to it that is forced past a generation that the history lacks, at once or after others. */
+  readonly undoForced: boolean;
   /** Why it can't be read, and can't be gone back to. */
   readonly problem: string | null;
 }

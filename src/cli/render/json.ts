@@ -159,6 +159,7 @@ export function generationJson(generation: GenerationDescription): object {
       mirror,
     })),
     undo: generation.undo,
+    "undo-forced": generation.undoForced,
     redo: generation.redo,
     problem: generation.problem,
   };

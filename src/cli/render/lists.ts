@@ -128,9 +128,9 @@ export function drawGenerations(
   { paint, columns = Infinity, arrow }: Canvas,
 ): string[] {
   return generations.flatMap((generation) => {
-    const { present, committed, undo, redo, name, summary, problem, devices } = generation;
+    const { present, committed, undo, undoForced, redo, name, summary, problem, devices } = generation;
     const number = `${generation.generation}${present ? "*" : ""}`;
-    const mark = undo ? "  undo" : redo ? "  redo" : "";
+    const mark = undo ? "  undo" : redo ? "  redo" : undoForced ? "  undo --force" : "";
     const time = committed === null ? "" : `  ${sayTime(committed)}`;
     const what = withName(summary, name);
     const moves = devices.flatMap((move) => drawMove(move, arrow));

@@ -230,6 +230,7 @@ export function makeGeneration(parts: Partial<GenerationDescription>): Generatio
     summary: "snapshot vda",
     actions: [],
     undo: false,
+    undoForced: false,
     redo: false,
     devices: [],
     present: true,

@@ -1,6 +1,6 @@
 // The log of commits: each makes a generation, and is told with what it did.
 
-import { truncateSync, writeFileSync } from "node:fs";
+import { rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { readGeneration, readTable } from "../../../src/device/index.ts";
@@ -14,10 +14,11 @@ import { makeWorkbench, type Workbench } from "../../helpers/transaction/workben
 
 async function summaries(bench: Workbench): Promise<string[]> {
   const { generations } = await listGenerations(await bench.session(), {});
-  return generations.map(({ generation, summary, present, undo, redo }) =>
+  return generations.map(({ generation, summary, present, undo, undoForced, redo }) =>
     [
       `${generation}${present ? "*" : ""} ${summary}`,
       ...(undo ? ["undo"] : []),
+      ...(undoForced ? ["undo --force"] : []),
       ...(redo ? ["redo"] : []),
     ].join(" | "),
   );
@@ -119,6 +120,9 @@ describe("history", () => {
     expect((await summaries(bench)).filter((line) => line.endsWith("undo"))).toEqual([]);
     // What made it is known to the generation before it.
     expect(await summaries(bench)).toContain("6 snapshot vda");
+    rmSync(bench.at(".imgtx/history/000006.json"));
+    const forced = (await summaries(bench)).filter((line) => line.endsWith("undo --force"));
+    expect(forced[0]).toBe("5 unfreeze vda | undo --force");
   });
 
   test("marks nothing for an undo before what took images away", async () => {
