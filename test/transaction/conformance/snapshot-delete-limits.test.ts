@@ -1,8 +1,12 @@
 // What snapshot-delete leaves alone, and what it refuses: it guesses nothing, and takes nothing from others.
 
 import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { describe, expect } from "vitest";
-import type { ActionReport, SnapshotDeleteRequest } from "../../../src/transaction/index.ts";
+import { describe, expect, test } from "vitest";
+import {
+  type ActionReport,
+  listSnapshots,
+  type SnapshotDeleteRequest,
+} from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { createOverlay, runWell } from "../../helpers/qemu-programs.ts";
@@ -204,6 +208,20 @@ describe("a snapshot whose record is lost", () => {
     const { "1 vdc": one, "3 vdc": three } = kept;
     expect(await readSnapshotContents(bench, "number")).toMatchObject({ "1 vdc": one, "3 vdc": three });
     await deleteWell(bench, deleting(3));
+  });
+
+  test("of what a rollback left, and no device came back to, by what the commit left", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdc: "c1.qcow2" });
+    await bench.rollback("1");
+    const lost = readdirSync(bench.at(".imgtx/snapshots")).find((name) => name.startsWith("000002-"))!;
+    rmSync(bench.at(`.imgtx/snapshots/${lost}`));
+    const { actions } = await bench.run(deleting(2, { keepsImages: true }));
+    expect(actions.map(({ device, notes }) => [device, notes.at(-1)])).toEqual([
+      ["vda", `${bench.at("a1.qcow2")} stays as it is, and no device uses it now`],
+      ["vdc", `${bench.at("c1.qcow2")} stays as it is, and no device uses it now`],
+    ]);
+    expect((await listSnapshots(await bench.session(), {})).map(({ number }) => number)).toEqual([1]);
   });
 });
 

@@ -309,6 +309,7 @@ function noteOnLeft(layer: Layer, layers: Layers, why: string | undefined): Note
   if (neededBy !== undefined) return { code: "layer stays", image, by: neededBy };
   const above = [...layers.values()].filter(({ below }) => below === image).length;
   if (above > 1) return { code: "layer stays", image, by: `${above} images that stand on it` };
+  if (isMade && above === 0) return { code: "image left", image };
   return isMade
     ? { code: "layer stays", image, by: "what stands on it" }
     : { code: "own image stays", image };
