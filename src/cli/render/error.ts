@@ -35,7 +35,7 @@ function drawForeseen(error: ImgtxError, { paint }: Canvas, verbose: boolean): s
 function drawChanged(error: ImgtxError): string[] {
   if (error.code === "E_USAGE") return [];
   if (error.code === "E_UNFINISHED") {
-    return ["  The change is committed and durable; the next imgtx command finishes it."];
+    return ["  The change is committed and durable; the next imgtx command goes on with it."];
   }
   return [error.changed ? "  What was done before stays done." : "  No disk was changed."];
 }

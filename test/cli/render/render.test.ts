@@ -44,7 +44,7 @@ describe("an error for people", () => {
     expect(changed.stderr).toContain("What was done before stays done.");
     const unfinished = await failWith(new ImgtxError("E_UNFINISHED", "disk failed"));
     expect(unfinished).toMatchObject({ status: 16 });
-    expect(unfinished.stderr).toContain("committed and durable; the next imgtx command finishes it");
+    expect(unfinished.stderr).toContain("committed and durable; the next imgtx command goes on with it");
   });
 
   test("has its causes under --verbose only", async () => {

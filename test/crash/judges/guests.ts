@@ -12,6 +12,7 @@
 import { type CrashLimits, type CrashState, crashStates } from "../simulated/crash-states.ts";
 import type { Tree } from "../simulated/disk-tree.ts";
 import { isAlikeButForMirror } from "./generations.ts";
+import { findWritten, guestLine, isDoubtSaid, withoutMirrorsInSync, withoutWritten } from "./guest-writes.ts";
 import { LATER, type Recovered, RecoveryCheck } from "./recovery-check.ts";
 import { describePoint, type RecordedStep, type Recording } from "../simulated/recording.ts";
 import { differences, emptyReport, type Report } from "../report.ts";
@@ -259,7 +260,8 @@ class GuestRig {
     const later = new SimulatedMachine({ durable: machine.tree, boots: LATER });
     const { end, said } = await this.#check.runRest(later, next);
     const found = this.#guestsIn(end);
-    const isEnd = (one: string | undefined) => one !== undefined && isAlikeButForMirror(found, one);
+    const isEnd = (one: string | undefined) =>
+      one !== undefined && isAlikeButForMirror(...withoutMirrorsInSync(found, one));
     if (wanted.written === undefined || isEnd(wanted.written)) return;
     if (way.lies && isEnd(wanted.unnoticed)) return;
     if (way.lies && isEnd(wanted.without) && isDoubtSaid(said, write)) return;
@@ -357,44 +359,4 @@ async function putTimesBack(
     boots: machine.boots + 1,
     mutedPurposes: machine.mutedPurposes,
   });
-}
-
-function guestLine({ device }: GuestWrite): RegExp {
-  return new RegExp(`^guest of ${device}: .*$`, "m");
-}
-
-/** Whether a line says that nobody can tell what became of what was written to the image. */
-function isDoubtSaid(text: string, { image }: GuestWrite): boolean {
-  return text.split("\n").some((line) => line.includes(image) && line.includes("can't be told"));
-}
-
-interface Written {
-  readonly files: ReadonlySet<string>;
-  /** Whether recovery says that a snapshot of the device holds, or may hold, what was written after its commit. */
-  readonly isKept: boolean;
-}
-
-/** What may differ: files that the guest wrote to, those that it is brought into, and those that recovery leaves and says so. */
-function findWritten(states: readonly string[], { files, device }: GuestWrite, text: string): Written {
-  const left = [...text.matchAll(/left '([^']+)' as it is/g)].map(([, path]) => path ?? "");
-  const brought = states.flatMap((one) =>
-    [...one.matchAll(/^file (.*) mode \d+ guest [0-9a-f]+/gm)].map(([, path]) => path ?? ""),
-  );
-  return {
-    files: new Set([...files, ...left, ...brought]),
-    isKept: text.includes(`the snapshot of '${device}'`),
-  };
-}
-
-function withoutWritten(observed: string, { files, isKept }: Written, { device, image }: GuestWrite): string {
-  const kept = new RegExp(`(?<=^snapshot .* ${device} ${image} shows) [^\\s,]+( changed)?`);
-  return observed
-    .split("\n")
-    .filter(
-      (line) =>
-        ![...files].some((path) => ["file", "device"].some((kind) => line.startsWith(`${kind} ${path} `))),
-    )
-    .filter((line) => !/^(guest of the mirror|history) /.test(line))
-    .map((line) => (isKept ? line.replace(kept, " what was written") : line))
-    .join("\n");
 }
