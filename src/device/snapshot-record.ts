@@ -69,11 +69,11 @@ const VERSION = 1;
 const MAX_NAME_LENGTH = 128;
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+:@() -]*$/;
 
-/** E_USAGE for a name that would be taken for a number, or that a command line would have to quote oddly. */
+/** E_USAGE for a name that would be taken for a number, whose end nobody sees, or that a command line would have to quote oddly. */
 export function assertSnapshotName(name: string): void {
-  if (isSnapshotName(name) && !/^\d+$/.test(name)) return;
+  if (isSnapshotName(name) && !/^\d+$| $/.test(name)) return;
   throw new ImgtxError("E_USAGE", `'${name}' can't be the name of a snapshot`, {
-    hint: `use 1 to ${MAX_NAME_LENGTH} letters, digits, spaces and _ . + : @ ( ) -, beginning with a letter, a digit or _; numbers are given by imgtx`,
+    hint: `use 1 to ${MAX_NAME_LENGTH} letters, digits, spaces and _ . + : @ ( ) -, beginning with a letter, a digit or _, and not ending with a space; numbers are given by imgtx`,
   });
 }
 

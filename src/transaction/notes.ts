@@ -255,6 +255,11 @@ const ROWS = {
     { ...IMAGE, number: isCount },
     ({ image, number }) => `it is what snapshot ${number} keeps, in ${image}, which stays as it is`,
   ),
+  "kept of no device": row(
+    { ...BOTH, number: isCount },
+    ({ image, device, number }) =>
+      `snapshot ${number} keeps '${device}' too, in ${image}: that is no device any more, and stays out`,
+  ),
   "left by a rollback": row(
     { ...BOTH, what: oneOf("frozen", "not frozen", "mirror's content", "mirrored", "not mirrored") },
     (kept) => {

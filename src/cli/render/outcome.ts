@@ -113,12 +113,33 @@ function drawMany({ actions }: Outcome, { paint }: Canvas, tense: Tense): string
     const gaps = [name, what].map((cell, column) => " ".repeat((widths[column] ?? 0) - widthOf(cell) + 2));
     return `${paint.bold(name)}${gaps[0]}${what}${gaps[1]}${path}`.trimEnd();
   });
-  const notes = isTakenBack
-    ? []
-    : actions.flatMap(({ device, kind, notes: all }) =>
-        all.map((note) => `${paint.yellow("note:")} ${device ?? kind}: ${note}`),
-      );
+  const notes = (isTakenBack ? [] : foldNotes(actions, tense)).map(
+    (note) => `${paint.yellow("note:")} ${note}`,
+  );
   return notes.length === 0 ? lines : [...lines, "", ...notes];
+}
+
+/**
+ * What is said of more devices than that, but for names, paths, times and sizes, is said of the first, and of how many more. A dry
+ * run tells all.
+ */
+function foldNotes(actions: Outcome["actions"], tense: Tense): string[] {
+  const alike = new Map<string, string[]>();
+  for (const { device, kind, notes } of actions) {
+    for (const note of notes) {
+      const shape = note.replaceAll(/'[^']*'|\/\S+|\d[\d.]* (?:[KMGTPE]i?B|B|bytes)\b|\d\d:\d\d:\d\d/g, "_");
+      const told = `${device ?? kind}: ${note}`;
+      const others = alike.get(shape);
+      if (others) others.push(told);
+      else alike.set(shape, [told]);
+    }
+  }
+  return [...alike.values()].flatMap((told) => {
+    const [first = "", ...others] = told;
+    return tense !== "planned" && told.length > DRAWN_WHOLE
+      ? `${first} (and so of ${others.length} more; --json has all)`
+      : told;
+  });
 }
 
 function drawMove(action: ActionReport, tense: Tense): string {

@@ -157,14 +157,27 @@ test("the tree of a workspace has devices, sealed images and mirrors at their pl
 test("the result for 30 devices is 30 lines, and what is to be known of them", async () => {
   const names = Array.from({ length: 30 }, (_, index) => `vd${index}`);
   const actions = names.map((device) =>
-    makeAction({ device, after: `/srv/${device}.qcow2`, notes: device === "vd7" ? ["look out"] : [] }),
+    makeAction({
+      device,
+      after: `/srv/${device}.qcow2`,
+      notes: [`'${device}' was on /srv/${device}`, ...(device === "vd7" ? ["look out"] : [])],
+    }),
   );
   const outcome = makeOutcome({ actions, devices: names.map((name) => makeDevice({ name })) });
-  const { stdout } = await runCli(["rollback"], { engine: { runActions: async () => outcome }, env: UTF8 });
-  const lines = stdout.trimEnd().split("\n");
+  const print = async (dryRun: boolean): Promise<string[]> => {
+    const engine = { runActions: async () => ({ ...outcome, dryRun }) };
+    return (await runCli(["rollback"], { engine, env: UTF8 })).stdout.trimEnd().split("\n");
+  };
+  const lines = await print(false);
   expect(lines.slice(0, 31)).toEqual([
     ...names.map((name) => `${name.padEnd(6)}snapshot taken  /srv/${name}.qcow2`),
     "",
   ]);
-  expect(lines.slice(31)).toEqual(["note: vd7: look out", "", "Generation 4: `imgtx undo` takes it back."]);
+  expect(lines.slice(31)).toEqual([
+    "note: vd0: 'vd0' was on /srv/vd0 (and so of 29 more; --json has all)",
+    "note: vd7: look out",
+    "",
+    "Generation 4: `imgtx undo` takes it back.",
+  ]);
+  expect((await print(true)).filter((line) => line.includes("was on"))).toHaveLength(30);
 });

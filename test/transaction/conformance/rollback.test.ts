@@ -128,6 +128,30 @@ describe("a rollback", () => {
     expect(await doubts()).toContain("has its old time of modification");
   });
 
+  test("says which devices of the snapshot are none any more", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2", vdc: "c1.qcow2" });
+    await bench.run({ kind: "device-remove", device: "vdc" });
+    const { actions } = await bench.rollback("1");
+    expect(actions.map(({ device }) => device)).toEqual(["vda"]);
+    const said = `snapshot 1 keeps 'vdc' too, in ${bench.at("c.qcow2")}: that is no device any more, and stays out`;
+    expect(actions[0]?.notes).toContain(said);
+  });
+
+  test("in one transaction with the snapshot that it leaves is undone, and done again", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.begin();
+    await bench.snapshot({ vda: "a2.qcow2" });
+    await bench.rollback("1");
+    await bench.commit();
+    await bench.undo();
+    expect(await bench.images()).toMatchObject({ vda: "a1.qcow2" });
+    expect((await listSnapshots(await bench.session(), {})).map(({ number }) => number)).toEqual([1]);
+    await bench.run({ kind: "redo", isForward: true, force: false });
+    expect((await listSnapshots(await bench.session(), {})).map(({ number }) => number)).toEqual([3, 2, 1]);
+  });
+
   test("to a time goes to the newest snapshot that is as old as that", async () => {
     const bench = await makeWorkbench();
     const { host } = bench.storage;
@@ -136,13 +160,16 @@ describe("a rollback", () => {
     await at("2026-03-01T10:00:00Z").snapshot({ vdc: "c1.qcow2" }, { name: "one" });
     await at("2026-03-02T10:00:00.250Z").snapshot({ vdc: "c2.qcow2" }, { name: "two" });
     await at("2026-03-03T10:00:00Z").snapshot({ vdc: "c3.qcow2" }, { name: "three" });
+    // The clock was set back before this one.
+    await at("2026-03-02T12:00:00Z").snapshot({ vdc: "c4.qcow2" }, { name: "four" });
     for (const [to, name] of [
-      ["2026-03-02", "c1-after-two"],
+      ["2026-03-02", "c3-after-four"],
+      ["2026-03-02 11:59", "c1-after-two"],
       ["2026-03-02T09:59:59Z", "c-after-one"],
-      ["2026-03-03 10:00", "c2-after-three"],
+      ["2026-03-03 10:00", "c3-after-four"],
       // As `snapshot-list` prints it, which leaves the fraction out.
       ["2026-03-02 10:00:00Z", "c1-after-two"],
-      ["2026-03-03 11:00:00+01:00", "c2-after-three"],
+      ["2026-03-02 13:00:00+01:00", "c3-after-four"],
     ] as const) {
       const { actions } = await bench.run(request(to), { dryRun: true });
       expect(actions[0]?.after, to).toBe(bench.at(`${name}.qcow2`));
@@ -150,7 +177,7 @@ describe("a rollback", () => {
     const failure = await failureOf(async () => await bench.run(request("2026-02-28")));
     expect(failure).toMatchObject({ code: "E_NOT_FOUND", changed: false });
     expect((await failureOf(async () => await bench.run(request("nonsense")))).hint).toContain(
-      "three, two, one",
+      "four, three, two, one",
     );
   });
 

@@ -82,7 +82,7 @@ describe("a snapshot", () => {
     expect(await lines(bench)).toEqual(["1 mon: vdc c.qcow2"]);
   });
 
-  test.each(["7", "", "a/b", "-x", "x".repeat(129), "a\nb"])("can't be called %j", async (name) => {
+  test.each(["7", "", "x ", "a/b", "-x", "x".repeat(129), "a\nb"])("can't be called %j", async (name) => {
     const bench = await makeWorkbench();
     const failure = await failureOf(async () => await bench.snapshot({ vda: "a1.qcow2" }, { name }));
     expect(failure).toMatchObject({ code: "E_USAGE", changed: false });

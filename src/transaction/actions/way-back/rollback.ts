@@ -13,7 +13,6 @@ import {
   requireSnapshot,
   type SealedDevice,
   type Snapshot,
-  type SnapshotRef,
   withDevices,
   withTrusted,
 } from "../../../device/index.ts";
@@ -73,7 +72,7 @@ export const rollback: Action<RollbackRequest> = {
       reports: planned.map(({ report: { files: own, notes, ...report } }, index) => ({
         ...report,
         files: index === 0 ? [...own, ...back.files] : own,
-        notes: index === 0 ? [...notes, ...back.notes] : notes,
+        notes: index === 0 ? [...notes, ...back.notes, ...notesOnGone(snapshot, kept, sealed)] : notes,
       })),
       changes: planned.map(({ device, after }) => ({ device, after })),
       allowPaths: [],
@@ -124,9 +123,10 @@ async function findSnapshot(
     return snapshot;
   }
   const wanted = named.length === 0 ? table.devices.map(({ name }) => name) : named;
-  const newest = until === undefined ? table.snapshots.length : await countUntil(until, context);
-  for (const ref of table.snapshots.slice(0, newest).toReversed()) {
+  // Not by halves: where the clock was set back, they do not stand in the order of their times.
+  for (const ref of table.snapshots.toReversed()) {
     const snapshot = await snapshots.read(ref);
+    if (until !== undefined && Date.parse(snapshot.created) > until) continue;
     if (snapshot.devices.some(({ device }) => wanted.includes(device))) {
       const missing = named.find((name) => snapshot.devices.every(({ device }) => device !== name));
       if (missing !== undefined) throw keepsNot(snapshot, missing);
@@ -144,21 +144,6 @@ async function findSnapshot(
 
 function isKnown({ snapshots }: DeviceTable, wanted: string): boolean {
   return snapshots.some(({ number, name }) => name === wanted || String(number) === wanted);
-}
-
-/** How many snapshots are as old as that. They stand in the order of their times: as many are read as that takes. */
-async function countUntil(
-  time: number,
-  { table: { snapshots: refs }, snapshots }: PlanContext,
-): Promise<number> {
-  let [low, high] = [0, refs.length];
-  while (low < high) {
-    const middle = Math.floor((low + high) / 2);
-    const ref: SnapshotRef | undefined = refs[middle];
-    if (ref && Date.parse((await snapshots.read(ref)).created) <= time) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 async function planOne(
@@ -299,6 +284,22 @@ function keepsNot(snapshot: Snapshot, device: string): ImgtxError {
     device,
     hint: `it keeps ${names}; \`imgtx snapshot-list ${device}\` lists those that keep '${device}'`,
   });
+}
+
+/** On those that are in the table no more, and stay out of it. */
+function notesOnGone(
+  { number }: Snapshot,
+  kept: readonly SealedDevice[],
+  back: readonly SealedDevice[],
+): readonly Note[] {
+  return kept
+    .filter((one) => !back.includes(one))
+    .map(({ device, chain: [top] }) => ({
+      code: "kept of no device",
+      device,
+      number,
+      image: top?.image ?? "",
+    }));
 }
 
 function keepsNone(snapshot: Snapshot, kept: readonly SealedDevice[]): ImgtxError {

@@ -4,6 +4,7 @@
 import {
   type ChainEntry,
   type DeviceTable,
+  filesOfSnapshot,
   type SealedDevice,
   type Snapshot,
   type SnapshotReads,
@@ -120,16 +121,25 @@ function renew(sealed: SealedDevice, now: ChainEntry, { links: [top] }: Chain): 
   return { ...sealed, virtualSizeBytes, chain: [{ ...now, fingerprint, name: null }, ...below] };
 }
 
-/** E_IN_USE where a device would write again to what an image stands on that no record knows, such as a clone of it. */
+/**
+ * E_IN_USE where a device would write again to what an image stands on that no record knows, such as a clone of it. What is none
+ * any more by this very step knew its own.
+ */
 export async function assertNoStrangers(
   kind: UndoRequest["kind"],
   changes: readonly Plan["changes"][number][],
+  { dropped }: Pick<PlannedStanding, "dropped">,
   context: PlanContext,
 ): Promise<void> {
+  const known = new Set<string>();
+  for (const ref of context.table.snapshots.filter(({ number }) => dropped.includes(number)))
+    for (const { image } of filesOfSnapshot(await context.snapshots.read(ref))) known.add(image);
   const images = changes.flatMap(({ after }) => after?.image ?? []);
   const { overlays, strangers } = await findOverlays(images, passingDamaged(context));
   for (const { device, after } of changes) {
-    const found = (overlays.get(after?.image ?? "") ?? []).filter((path) => strangers.has(path));
+    const found = (overlays.get(after?.image ?? "") ?? []).filter(
+      (path) => strangers.has(path) && !known.has(path),
+    );
     if (!after || found.length === 0) continue;
     const hint =
       "`imgtx rollback` goes back to a snapshot on a new overlay, and writes to none of these; " +

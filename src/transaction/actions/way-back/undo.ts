@@ -72,9 +72,9 @@ export const undo: Action<UndoRequest> = {
       });
     }
     if (written.length > 0 && !force) throw wouldLeave(kind, written);
-    if (!force) await assertNoStrangers(kind, changes, context);
-    if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
     const standing = await findStanding(way, isForward, { changes, present }, context);
+    if (!force) await assertNoStrangers(kind, changes, standing, context);
+    if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
     const further = [...doubts, ...gone, ...lost];
     const sealed = await withStandingSeals(changes, target, standing, context);
     const renaming = planRenaming(given.table, renames, { kind, changes: sealed });
