@@ -119,11 +119,29 @@ export function decodeHeader(bytes: Uint8Array): LogHeader {
     throw damaged("its header says what no version of imgtx writes", 16);
   }
   return {
-    identity: JSON.parse(Buffer.from(bytes.subarray(HEADER_FIXED_BYTES)).toString()) as RedoIdentity,
+    identity: decodeIdentity(Buffer.from(bytes.subarray(HEADER_FIXED_BYTES)).toString()),
     baseSizeBytes: readNumber(view, 24),
     checksHoles: (flags & FLAG_CHECKS_HOLES) !== 0,
     keepsReplaced: view.getUint32(8) > DIGESTS_ONLY,
   };
+}
+
+/** A digest alone does not make it one that imgtx wrote: anybody may put a file beside an image. */
+function decodeIdentity(json: string): RedoIdentity {
+  try {
+    const identity: unknown = JSON.parse(json);
+    if (isIdentity(identity)) return identity;
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+  }
+  throw damaged("its header does not say what it is of", HEADER_FIXED_BYTES);
+}
+
+function isIdentity(value: unknown): value is RedoIdentity {
+  if (typeof value !== "object" || value === null) return false;
+  const fields = new Map<string, unknown>(Object.entries(value));
+  const texts: (keyof RedoIdentity)[] = ["transaction", "image", "fileSystemId", "inode", "bornNs"];
+  return texts.every((name) => typeof fields.get(name) === "string");
 }
 
 /** A whole frame, with its digest. previous: that of the header, or of the frame before. */

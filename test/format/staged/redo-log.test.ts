@@ -1,8 +1,10 @@
 // The file of a redo log: what is taken from it after a crash, and what is not.
 
+import { createHash } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import {
+  findRedoLogsOn,
   RedoLog,
   redoLogName,
   removeRedoLog,
@@ -189,6 +191,29 @@ describe("a sealed log", () => {
     bytes.writeUInt32BE(3, 8);
     const error = await errorFrom(openChanged(bytes, sealed));
     expect(error).toMatchObject({ code: "E_UNSUPPORTED", message: expect.stringMatching(/version 3/) });
+  });
+
+  test.each([
+    "null",
+    "{]",
+    "[]",
+    '{"transaction":"t1","image":"/a","fileSystemId":"","inode":7,"bornNs":"0"}',
+  ])("that anybody put there is not read as one, whatever digest it has: '%s'", async (json) => {
+    const { bytes, sealed } = await makeSmallLog();
+    const header = Buffer.concat([bytes.subarray(0, 64), Buffer.from(json)]);
+    header.writeUInt32BE(json.length, 12);
+    const digest = createHash("sha256").update(header.subarray(0, 32)).update(header.subarray(64)).digest();
+    digest.copy(header, 32);
+    const error = await errorFrom(openChanged(header, sealed));
+    expect(error).toMatchObject({ code: "E_CORRUPT", offset: 64, image: LOG });
+    const disk = diskWith(
+      new Map([
+        [IMAGE, new Uint8Array(512)],
+        [LOG, header],
+      ]),
+    );
+    const stat = await disk.storage.stat(IMAGE);
+    expect(await findRedoLogsOn(disk.storage, IMAGE, stat!)).toEqual([]);
   });
 
   test("of many pages is made, checked and applied in pieces of at most 1 MiB", async () => {
