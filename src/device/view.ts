@@ -16,6 +16,7 @@
 //   names: they stay, as does anything but imgtx's own link under the name `devices`.
 
 import { posix } from "node:path";
+import { ImgtxError } from "../errors/index.ts";
 import { clearTheWay, inTheWay } from "./in-the-way.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { isBelow, pathBelow } from "./stored-path.ts";
@@ -32,9 +33,9 @@ export async function isViewPresent(workspace: Workspace, table: DeviceTable): P
   if ((await readLinkIfThere(workspace, nowOf(workspace, number))) !== devicesName(table.generation))
     return false;
   for (const [path, target] of linksOfDevices(workspace, table.generation, view))
-    if ((await readLinkIfThere(workspace, path)) !== target) return false;
+    if (!(await leadsTo(workspace, path, target))) return false;
   for (const [path, target] of linksOfNames(workspace, number, view))
-    if ((await readLinkIfThere(workspace, path)) !== target) return false;
+    if (!(await leadsTo(workspace, path, target))) return false;
   return (await storage.stat(posix.join(workspace.root, shown.target))) !== undefined;
 }
 
@@ -271,6 +272,16 @@ function devicesName(generation: number): string {
 async function readLinkIfThere(workspace: Workspace, path: string): Promise<string | undefined> {
   const there = await workspace.storage.statLink(path);
   return there?.kind === "symlink" ? await workspace.storage.readSymlink(path) : undefined;
+}
+
+/** Of tens of thousands of links nearly all are right: each is read at once, and looked at only where that fails. */
+async function leadsTo(workspace: Workspace, path: string, target: string): Promise<boolean> {
+  try {
+    return (await workspace.storage.readSymlink(path)) === target;
+  } catch (error) {
+    if (!(error instanceof ImgtxError)) throw error;
+    return (await readLinkIfThere(workspace, path)) === target;
+  }
 }
 
 function freshLink(workspace: Workspace): string {
