@@ -5,6 +5,7 @@ import type { Change } from "../simulated/disk-log.ts";
 import { describeChange } from "../simulated/disk-log.ts";
 import type { Tree } from "../simulated/disk-tree.ts";
 import { isAlikeButForMirror } from "./generations.ts";
+import { likenessOf } from "./likeness.ts";
 import { RECORDED_BOOT, type RecordedStep, type Recording } from "../simulated/recording.ts";
 import { differences, type Report } from "../report.ts";
 import { afterProcessDeath, SimulatedMachine } from "../simulated/simulated-disk.ts";
@@ -150,9 +151,8 @@ export class RecoveryCheck {
     if (!tree || observed === undefined) return;
     const next = this.nextStep(recorded, observed);
     const isSameBoot = boot === RECORDED_BOOT;
-    const key = `${next} ${isSameBoot} ${wasCutOff} ${tree.key(true)}`;
-    if (this.#gone.has(key)) return;
-    this.#gone.add(key);
+    const how = `${next} ${isSameBoot} ${wasCutOff}`;
+    if (!this.#isFirst(`${how} ${tree.key(true)}`) || !this.#isFirst(`${how} ${likenessOf(tree)}`)) return;
     const start = { durable: tree, boots: LATER };
     const machine = new SimulatedMachine(isSameBoot ? { ...start, boot } : start);
     try {
@@ -167,6 +167,12 @@ export class RecoveryCheck {
     } catch (error) {
       this.violate("the scenario ends in a bad disk after recovery", trail, textOf(error));
     }
+  }
+
+  #isFirst(key: string): boolean {
+    if (this.#gone.has(key)) return false;
+    this.#gone.add(key);
+    return true;
   }
 
   /** How each step from this one on ends, and what is left; and what they said. */
