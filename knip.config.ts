@@ -26,7 +26,6 @@ const config: KnipConfig = {
     "ldd",
     "lintian",
     "setsid",
-    "losetup",
     "fallocate",
   ],
 };

@@ -138,15 +138,15 @@ export class StagedStorage implements Storage {
       if (stat !== undefined) await this.#requireSame(path);
       return await this.#open(path, access, options);
     }
-    const base = await this.#open(path, "read", options);
-    const image = this.#images.get(keyOf(await base.stat()));
-    if (image !== undefined) return new StagedFile(base, image, access);
-    await base.close();
-    throw replaced(path);
+    return await elseClosed(await this.#open(path, "read", options), async (base) => {
+      const image = this.#images.get(keyOf(await base.stat()));
+      if (image === undefined) throw replaced(path);
+      return new StagedFile(base, image, access);
+    });
   }
 
   async #open(...request: Parameters<Storage["openFile"]>): Promise<StorageFile> {
-    return await this.#observe(await this.#below.openFile(...request));
+    return await elseClosed(await this.#below.openFile(...request), this.#observe);
   }
 
   async createFile(path: string, mode: number): Promise<StorageFile> {
@@ -268,4 +268,14 @@ function isFixed({ kind }: FileStat): boolean {
 
 function keyOf({ fileSystem, inode }: FileStat): string {
   return `${fileSystem}:${inode}`;
+}
+
+/** What comes of an open file, which is closed where nothing does. */
+async function elseClosed<T>(file: StorageFile, use: (file: StorageFile) => Promise<T>): Promise<T> {
+  try {
+    return await use(file);
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
 }
