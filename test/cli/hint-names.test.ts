@@ -26,6 +26,7 @@ const NEEDS_NO_QUOTES = new Set([
   "number",
   "other.id",
   "outcome.transaction",
+  "sizeBytes",
   "snapshot.number",
   "taken.number",
   "this.#block.id",

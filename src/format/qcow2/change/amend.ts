@@ -10,7 +10,7 @@
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { requireWritable } from "../../open/open-for-writing.ts";
-import { quoteName } from "../../quote-name.ts";
+import { quoteName, shellQuote } from "../../quote-name.ts";
 import { requireCounted } from "../check/require-counted.ts";
 import {
   AUTOCLEAR_BIT,
@@ -117,7 +117,7 @@ async function judgeDowngrade(link: Qcow2Link, { refcountOrder }: Amendment): Pr
   if (bitmap === undefined) return;
   throw new ImgtxError("E_REFUSED", `bitmap ${quoteName(bitmap.name)} would be lost: version 2 has none`, {
     field: "bitmap_directory",
-    hint: "`imgtx bitmap remove` takes it away, if nobody needs it",
+    hint: `\`imgtx img bitmap --remove ${shellQuote(link.path)} ${shellQuote(bitmap.name)}\` takes it away, if nobody needs it`,
   });
 }
 

@@ -15,7 +15,7 @@ import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { type ChainLink, type Qcow2Link, readLink } from "../../chain/chain-link.ts";
 import { requireWritable } from "../../open/open-for-writing.ts";
-import { escapeName, quoteName } from "../../quote-name.ts";
+import { escapeName, quoteName, shellQuote } from "../../quote-name.ts";
 import { requireFit } from "../check/check-bitmaps.ts";
 import { requireCounted } from "../check/require-counted.ts";
 import {
@@ -260,10 +260,12 @@ async function judgeSource(
     requireFit(bitmap, own.header);
     const [size, other] = [target.virtualSizeBytes, own.virtualSizeBytes];
     if (size === other) return;
+    const [smaller, sizeBytes] = size < other ? [target, other] : [source, size];
+    const growing = `imgtx img resize ${shellQuote(smaller.path)} ${sizeBytes}`;
     throw new ImgtxError(
       "E_USAGE",
       `Bitmaps are of different sizes (destination size is ${size}, source size is ${other}) and can't be merged`,
-      { hint: "`imgtx resize` gives both disks one size, and their bitmaps too" },
+      { hint: `\`${growing}\` gives both disks one size, and their bitmaps too` },
     );
   });
 }

@@ -46,10 +46,14 @@ export async function assertNoSnapshots(link: ChainLink): Promise<void> {
   if ((link.header?.nbSnapshots ?? 0) === 0) return;
   const { entries } = await readSnapshotTable(link);
   const names = entries.map(({ name }) => quoteName(name)).join(", ");
+  const remove = `imgtx img snapshot -d ${shellQuote(entries[0]?.name ?? "")} ${shellQuote(link.path)}`;
   throw new ImgtxError(
     "E_REFUSED",
     `it has internal snapshots, which would show another content on another backing image: ${names}`,
-    { image: link.path, hint: "`imgtx internal-snapshot delete` takes them away, if nobody needs them" },
+    {
+      image: link.path,
+      hint: `\`${remove}\` takes ${entries.length === 1 ? "it" : "the first"} away, if nobody needs it`,
+    },
   );
 }
 

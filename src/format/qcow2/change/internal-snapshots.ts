@@ -14,7 +14,7 @@ import type { StorageFile } from "../../../storage/index.ts";
 import { hostOffset } from "../../../units/index.ts";
 import { type ChainLink, type Qcow2Link, readLink } from "../../chain/chain-link.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
-import { quoteName } from "../../quote-name.ts";
+import { quoteName, shellQuote } from "../../quote-name.ts";
 import { readBytes, readOwnHeader } from "../../read-header.ts";
 import { HEADER_AT } from "../codec/header.ts";
 import { encodeName } from "../codec/header-extension.ts";
@@ -103,7 +103,7 @@ export async function judgeApplying(link: ChainLink): Promise<Qcow2Link> {
     {
       image: link.path,
       field: "bitmap_directory",
-      hint: "remove them first, with `imgtx bitmap remove`",
+      hint: `remove it first: \`imgtx img bitmap --remove ${shellQuote(link.path)} ${shellQuote(bitmap.name)}\``,
     },
   );
 }

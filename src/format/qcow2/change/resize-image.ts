@@ -87,7 +87,7 @@ export async function judgeResize(
     {
       image,
       field: "bitmap_directory",
-      hint: "remove it first, with `imgtx bitmap remove`",
+      hint: `remove it first: \`imgtx img bitmap --remove ${shellQuote(image)} ${shellQuote(broken.name)}\``,
     },
   );
 }
