@@ -3,10 +3,9 @@
 // Invariant: what can't be told is refused. A generation whose file is lost is known by the file before it; where that is
 // lost too, it may have been the one that is looked for.
 
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import type { DeviceTable, TableHead } from "./device-table.ts";
 import { readingHistory } from "./history.ts";
-import { unlessCorrupt } from "./replace-file.ts";
 import type { Workspace } from "./workspace.ts";
 
 const REMEMBERED = 1000;
@@ -19,7 +18,7 @@ export async function findAppliedOnce(
 ): Promise<TableHead | undefined> {
   const history = readingHistory(workspace, present);
   const fileOf = async (generation: number) =>
-    await unlessCorrupt(async () => await history.file(generation));
+    await unlessItFails(() => history.file(generation), ["E_CORRUPT"]);
   const oldest = Math.max(0, present.generation - REMEMBERED + 1);
   for (let generation = present.generation; generation >= oldest; generation -= 1) {
     const head =

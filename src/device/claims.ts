@@ -19,10 +19,10 @@
 import { posix } from "node:path";
 import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import { type LockWaiting, type Refusal, type Storage, waitForLock } from "../storage/index.ts";
+import { parseJson } from "./data-shape.ts";
 import { historyPath } from "./history.ts";
 import { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 import { forgetTable, readTable } from "./present-table.ts";
-import { parseObject } from "./sealed-json.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
 /** This process's. */
@@ -115,11 +115,7 @@ async function makeLink(workspace: Workspace, worker: Worker): Promise<string> {
 
 /** Never flushed: claims that a power cut takes away are of nobody. */
 async function makeFolder(storage: Storage, path: string): Promise<void> {
-  try {
-    await storage.makeFolder(path, FOLDER_MODE);
-  } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
-  }
+  await unlessItFails(() => storage.makeFolder(path, FOLDER_MODE), ["E_EXISTS"]);
 }
 
 /** What stays is removed by the next one, once this process has ended: no reason to fail with what is done. */
@@ -142,7 +138,7 @@ async function findOther(workspace: Workspace, own: string): Promise<Attempt["ot
     if (text === undefined) continue;
     const worker = decodeClaim(text);
     const life = worker && (await findLiveness(workspace, worker));
-    if (life === "gone") await unlessGone(async () => await storage.removeFile(path));
+    if (life === "gone") await unlessItFails(() => storage.removeFile(path), ["E_NOT_FOUND"]);
     else return refuse(workspace, path, worker, life !== "alive");
   }
   return undefined;
@@ -165,21 +161,12 @@ function notShown(folder: string): ImgtxError {
 /** Undefined where it has just gone, or is none. */
 async function readLink(storage: Storage, path: string): Promise<string | undefined> {
   if ((await storage.statLink(path))?.kind !== "symlink") return undefined;
-  return await unlessGone(async () => await storage.readSymlink(path));
-}
-
-async function unlessGone<T>(work: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await work();
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => storage.readSymlink(path), ["E_NOT_FOUND"]);
 }
 
 /** Whose it is; undefined where it does not say so. */
 function decodeClaim(text: string): Worker | undefined {
-  const worker = parseObject(text);
+  const worker = parseJson(text);
   return isWorker(worker) ? worker : undefined;
 }
 
@@ -273,6 +260,6 @@ export async function removeClaim(
       hint: "wait until it has ended",
     });
   }
-  if (!dryRun) await unlessGone(async () => await storage.removeFile(path));
+  if (!dryRun) await unlessItFails(() => storage.removeFile(path), ["E_NOT_FOUND"]);
   return sayOwner(workspace, worker);
 }

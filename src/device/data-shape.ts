@@ -24,6 +24,16 @@ export const isFlag: Shape<boolean> = (value): value is boolean => typeof value 
 export const isCount: Shape<number> = (value): value is number =>
   typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 
+/** Undefined, which no shape takes, where the text is no JSON: a digest alone does not make it what imgtx wrote. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
 /** Any object, lists among them: what its fields hold is not said. */
 export function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null;

@@ -1,12 +1,12 @@
 // The history as a log: what made each generation, and which devices it moved from which image to which. Told by the
 // generation's own file and the one before it: no table is put together for that.
 
+import { unlessItFails } from "../errors/index.ts";
 import type { ImageFormat } from "../format/index.ts";
 import type { DeviceEntry } from "./device-entry.ts";
 import type { DeviceTable, TableHead } from "./device-table.ts";
 import type { StoredGeneration } from "./generation-file.ts";
 import type { HistoryReads } from "./history.ts";
-import { unlessCorrupt } from "./replace-file.ts";
 
 /** One device whose image, or whose mirror, is another one after a commit. */
 export interface DeviceMove {
@@ -36,9 +36,9 @@ export async function readCommit(
   present: DeviceTable,
   generation: number,
 ): Promise<LoggedCommit> {
-  const before = await unlessCorrupt(async () => await history.file(generation - 1));
+  const before = await unlessItFails(() => history.file(generation - 1), ["E_CORRUPT"]);
   const isPresent = generation === present.generation;
-  const own = isPresent ? undefined : await unlessCorrupt(async () => await history.file(generation));
+  const own = isPresent ? undefined : await unlessItFails(() => history.file(generation), ["E_CORRUPT"]);
   const head = isPresent ? present : (own?.head ?? before?.stored.next?.head);
   if (!before) return { head, moves: generation === 0 ? [] : undefined };
   const moves = movesOf(before.stored);
@@ -46,7 +46,7 @@ export async function readCommit(
   // Of a version before, which wrote whole tables.
   const [from, to] = await Promise.all(
     [generation - 1, generation].map(async (one) =>
-      one === present.generation ? present : await unlessCorrupt(async () => await history.read(one)),
+      one === present.generation ? present : await unlessItFails(() => history.read(one), ["E_CORRUPT"]),
     ),
   );
   return { head, moves: from && to && movesBetween(entriesOf(from.devices), entriesOf(to.devices)) };

@@ -6,7 +6,7 @@
 //   takes its own generation away, and no other, as long as there is a whole one on both sides.
 // - What can't be told is said, and never guessed.
 
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { DeviceTable, TableHead } from "./device-table.ts";
 import {
@@ -22,7 +22,7 @@ import {
   storedGeneration,
   withClosingLooks,
 } from "./generation-file.ts";
-import { readWholeFile, unlessCorrupt } from "./replace-file.ts";
+import { readWholeFile } from "./replace-file.ts";
 import { pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
 
 /**
@@ -119,7 +119,7 @@ async function readBack(
   let at = generation;
   let table = tables.get(at);
   while (!table) {
-    const stored = await unlessCorrupt(async () => await fileOf(at));
+    const stored = await unlessItFails(() => fileOf(at), ["E_CORRUPT"]);
     if (!stored) return undefined;
     if (stored.kind === "whole") ({ table } = stored);
     else {
@@ -144,7 +144,7 @@ async function readForward(
 ): Promise<DeviceTable | undefined> {
   const steps: StoredGeneration[] = [];
   for (let at = generation - 1; at >= 0; at -= 1) {
-    const stored = await unlessCorrupt(async () => await fileOf(at));
+    const stored = await unlessItFails(() => fileOf(at), ["E_CORRUPT"]);
     if (!stored) return undefined;
     steps.push(stored);
     if (stored.kind === "whole") break;

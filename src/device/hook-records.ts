@@ -4,9 +4,9 @@
 // Invariant: a record is durable before the command that freezes is started. Whether its process lives is told as
 // that of a `txn exec` is.
 
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
-import { isText, listOf, objectOf, oneOf } from "./data-shape.ts";
+import { isText, listOf, objectOf, oneOf, parseJson } from "./data-shape.ts";
 import { describeWorker, isWorker, type Worker } from "./liveness.ts";
 import { findOwner, lockOwner } from "./owner-lock.ts";
 import { readWholeFile, replaceFile } from "./replace-file.ts";
@@ -70,11 +70,7 @@ export async function keepHookRecord(
 
 /** One that another command has just taken away is no error: its own, or where nobody can tell who lives. */
 export async function removeHookRecord(workspace: Workspace, id: string): Promise<void> {
-  try {
-    await workspace.storage.removeFile(pathOf(workspace, id));
-  } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_NOT_FOUND")) throw error;
-  }
+  await unlessItFails(() => workspace.storage.removeFile(pathOf(workspace, id)), ["E_NOT_FOUND"]);
   await workspace.storage.flushFolder(pathsOf(workspace).hooks, "hook that was run");
 }
 
@@ -112,12 +108,12 @@ async function readRecord(workspace: Workspace, path: string): Promise<HookRecor
   if (!(await workspace.storage.statLink(path))) return undefined;
   try {
     const bytes = await readWholeFile(workspace.storage, path, LIMIT_BYTES);
-    const record: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    const record = parseJson(new TextDecoder().decode(bytes));
     return isHookRecord(record) ? record : "strange";
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
     // Whatever it is, it holds up no command.
-    if (error instanceof SyntaxError || error instanceof ImgtxError) return "strange";
+    if (error instanceof ImgtxError) return "strange";
     throw error;
   }
 }

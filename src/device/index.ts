@@ -8,6 +8,7 @@ export {
   oneOf,
   orAbsent,
   orNull,
+  parseJson,
   type Shape,
 } from "./data-shape.ts";
 export type {

@@ -3,7 +3,7 @@
 //
 // Invariant: what lies in the workspace's own folder came along with the copy, and is its own.
 
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import { filesOfDevice } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { listHistory, readingHistory } from "./history.ts";
@@ -47,11 +47,5 @@ export async function findInherited(workspace: Workspace, table: DeviceTable): P
 
 /** Of one that no table counts any more the record may be gone, or damaged, which may be why. */
 export async function unlessGone(read: () => Promise<Snapshot>): Promise<Snapshot | undefined> {
-  try {
-    return await read();
-  } catch (error) {
-    if (error instanceof ImgtxError && (error.code === "E_NOT_FOUND" || error.code === "E_CORRUPT"))
-      return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => read(), ["E_NOT_FOUND", "E_CORRUPT"]);
 }

@@ -5,7 +5,7 @@
 // could tell from one being made.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../errors/index.ts";
+import { unlessItFails } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { inTheWay } from "./in-the-way.ts";
 import { assertFolders } from "./lost-parts.ts";
@@ -76,9 +76,5 @@ async function makeFolderUnlessThere(storage: Storage, path: string): Promise<vo
 
 /** Another process that makes the same workspace at the same moment is welcome. */
 async function unlessThere(make: () => Promise<void>): Promise<void> {
-  try {
-    await make();
-  } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
-  }
+  await unlessItFails(() => make(), ["E_EXISTS"]);
 }

@@ -1,7 +1,6 @@
 // Replaces a small file so that a crash leaves the old content or the new, never a mixture.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../errors/index.ts";
 import { clearTheWay } from "./in-the-way.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 
@@ -91,16 +90,6 @@ export async function readWholeFile(storage: Storage, path: string, limitBytes: 
     return bytes.subarray(0, count);
   } finally {
     await file.close();
-  }
-}
-
-/** Undefined where what is read is damaged. */
-export async function unlessCorrupt<T>(read: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await read();
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_CORRUPT") return undefined;
-    throw error;
   }
 }
 

@@ -2,7 +2,7 @@
 // that a file is whole; what it holds is judged by its shape afterwards.
 
 import { createHash } from "node:crypto";
-import { isObject } from "./data-shape.ts";
+import { isObject, parseJson } from "./data-shape.ts";
 
 /** Ready to be written. The label says what it is. */
 export function sealJson(label: string, content: string): Uint8Array {
@@ -23,18 +23,8 @@ export function openSealed(
     return `it is not ${what}`;
   const content = text.slice(begin, -2);
   if (digestOf(content) !== head[1]) return "its checksum does not match";
-  return parseObject(content) ?? "it holds something else";
-}
-
-/** Undefined where the text is no JSON object: a checksum alone does not make it one. */
-export function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return isObject(value) ? value : undefined;
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
+  const value = parseJson(content);
+  return isObject(value) ? value : "it holds something else";
 }
 
 function digestOf(content: string): string {

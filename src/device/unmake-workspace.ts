@@ -8,7 +8,7 @@
 // - The last journal is gone durably before the table goes: a journal without a table would be a damaged workspace.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../errors/index.ts";
+import { unlessItFails } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { isClaimName } from "./claims.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
@@ -69,9 +69,5 @@ async function removeOwnIn(storage: Storage, folder: string): Promise<void> {
 }
 
 export async function removeIfEmpty(storage: Storage, folder: string): Promise<void> {
-  try {
-    await storage.removeFolder(folder, { onlyEmpty: true });
-  } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_EXISTS")) throw error;
-  }
+  await unlessItFails(() => storage.removeFolder(folder, { onlyEmpty: true }), ["E_EXISTS"]);
 }

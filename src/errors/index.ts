@@ -173,12 +173,20 @@ export function placed<T>(place: ErrorDetails, work: () => T): T {
   }
 }
 
-/** Where a failure is an answer: what the work comes to, undefined where it fails in a way that imgtx foresees. */
-export async function unlessItFails<T>(work: () => Promise<T>): Promise<T | undefined> {
+/**
+ * Where a failure is an answer: what the work comes to, undefined where it fails with one of these codes. Default: in any
+ * way that imgtx foresees, which a broken invariant is not.
+ */
+export async function unlessItFails<T>(
+  work: () => Promise<T>,
+  codes?: readonly ErrorCode[],
+): Promise<T | undefined> {
   try {
     return await work();
   } catch (error) {
-    if (error instanceof ImgtxError) return undefined;
+    const isAnswer =
+      error instanceof ImgtxError && (codes ? codes.includes(error.code) : error.code !== "E_INTERNAL");
+    if (isAnswer) return undefined;
     throw error;
   }
 }

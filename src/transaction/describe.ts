@@ -7,6 +7,7 @@ import {
   type DeviceTable,
   findDevice,
   pathsOf,
+  parseJson,
   planView,
   readTable,
   requireDevice,
@@ -182,7 +183,7 @@ export async function describeApplied(
   }: Pick<DeviceTable, "transaction" | "generation" | "committed" | "once">,
   dryRun: boolean,
 ): Promise<Outcome> {
-  const reports: unknown = JSON.parse(once?.result ?? "[]");
+  const reports = parseJson(once?.result ?? "[]");
   if (!areReports(reports)) {
     throw new ImgtxError(
       "E_CORRUPT",

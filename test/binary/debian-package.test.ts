@@ -138,6 +138,7 @@ debian.test("the recovery at boot ends what a kill left, with the rights of who 
 debian.test("removed it leaves nothing but what is the operator's, and purged not that", () => {
   const { stdout, stderr } = onMachine(`
     list() { find /etc /usr /lib /var -xdev -name '*imgtx*' -o -path '/usr/local/bin/*' | sort; }
+    rm -rf /var/lib/imgtx
     list > /tmp/before
     ${installed("newer")}
     ${WORKSPACE}

@@ -1,7 +1,7 @@
 // Opens images that were there before, to write to them after the commit mark, or to take back what was written before.
 
 import type { Workspace } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { unlessItFails } from "../../errors/index.ts";
 import { holdImages } from "../../format/index.ts";
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import { AS_IMAGE } from "./devices.ts";
@@ -10,16 +10,11 @@ type Storage = Workspace["storage"];
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 
-const OUT_OF_REACH: ReadonlySet<string> = new Set(["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"]);
+const OUT_OF_REACH = ["E_LOCKED", "E_NO_PERMISSION", "E_READ_ONLY"] as const;
 
 /** To look at. Undefined where it is not there. */
 export async function openUnlessGone(storage: Storage, image: string): Promise<StorageFile | undefined> {
-  try {
-    return await storage.openFile(image, "read", AS_IMAGE);
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => storage.openFile(image, "read", AS_IMAGE), ["E_NOT_FOUND"]);
 }
 
 /** For writing. Undefined where somebody has it, or it must not be written to. */
@@ -27,12 +22,7 @@ export async function openUnlessOutOfReach(
   storage: Storage,
   image: string,
 ): Promise<StorageFile | undefined> {
-  try {
-    return await storage.openFile(image, "write", AS_IMAGE);
-  } catch (error) {
-    if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => storage.openFile(image, "write", AS_IMAGE), OUT_OF_REACH);
 }
 
 /**
@@ -40,16 +30,16 @@ export async function openUnlessOutOfReach(
  * where somebody has the image, or it must not be written to: then that is left to the disk.
  */
 export async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
-  let file: StorageFile | undefined;
-  try {
-    file = await storage.openFile(image, "write", AS_IMAGE);
-    await lockWriter(storage, file);
-    return file;
-  } catch (error) {
-    await file?.close();
-    if (error instanceof ImgtxError && OUT_OF_REACH.has(error.code)) return undefined;
-    throw error;
-  }
+  return await unlessItFails(async () => {
+    const file = await storage.openFile(image, "write", AS_IMAGE);
+    try {
+      await lockWriter(storage, file);
+      return file;
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }, OUT_OF_REACH);
 }
 
 /** Nobody may have the image open while recovery writes to it. Closing the file gives the locks back. */

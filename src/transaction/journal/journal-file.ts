@@ -19,7 +19,7 @@ import {
   type Worker,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError, settleAll } from "../../errors/index.ts";
+import { ImgtxError, settleAll, unlessItFails } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
 import { foldRecords } from "./fold.ts";
 import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
@@ -202,12 +202,7 @@ function encodeAll(
 
 /** Undefined where the transaction ended between a look at the name and the opening of it. */
 export async function openJournal(workspace: Workspace, path: string): Promise<StorageFile | undefined> {
-  try {
-    return await openTrusted(workspace, path, "write");
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_NOT_FOUND") return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => openTrusted(workspace, path, "write"), ["E_NOT_FOUND"]);
 }
 
 export async function openTrusted(

@@ -7,6 +7,7 @@
 // acknowledged. A bad record anywhere else is damage.
 
 import { createHash } from "node:crypto";
+import { parseJson } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { assertVersion, readRecords } from "./record-shape.ts";
 import type { JournalRecord } from "./records.ts";
@@ -106,16 +107,6 @@ function parseRecord(
   const json = new TextDecoder().decode(bytes.subarray(start, end));
   const digest = digestOf(previousDigest, json);
   return digest === header[2] ? { value: parseJson(json), digest, endBytes: end + 1 } : undefined;
-}
-
-/** Undefined, which is no record, where the digest is right and the text is no JSON: forged. */
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
 }
 
 function assertTornTail(bytes: Uint8Array, at: number, file: string): void {

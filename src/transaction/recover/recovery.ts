@@ -27,7 +27,7 @@ import {
   type Workspace,
   type WorkspaceLock,
 } from "../../device/index.ts";
-import { type ErrorCode, ImgtxError } from "../../errors/index.ts";
+import { type ErrorCode, ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { summarise } from "../commit/closing.ts";
 import type { LockWaiting } from "../../storage/index.ts";
 import { finishOrKeep, type Finishing, HOLDS_LOCK, lockForMoments, showIfMoved } from "../commit/finish.ts";
@@ -390,10 +390,5 @@ function sayParked({ statements }: TransactionState): string {
 }
 
 async function openUnlessBusy(workspace: Workspace, id: string): Promise<Journal | undefined> {
-  try {
-    return await Journal.open(workspace, id);
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_BUSY") return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => Journal.open(workspace, id), ["E_BUSY"]);
 }

@@ -17,7 +17,7 @@ import {
   workspaceAt,
   isNoWorkspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { Restoration } from "../repair-results.ts";
@@ -54,12 +54,7 @@ export async function restoreWorkspace(
 async function readSound(workspace: Workspace): Promise<DeviceTable | undefined> {
   if ((await workspace.storage.statLink(pathsOf(workspace).table))?.kind !== "file") return undefined;
   if (!(await isWorkspaceMade(workspace))) return undefined;
-  try {
-    return await readTable(workspace);
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_CORRUPT") return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => readTable(workspace), ["E_CORRUPT"]);
 }
 
 async function newestInHistory(workspace: Workspace): Promise<DeviceTable> {

@@ -4,7 +4,7 @@
 // is given back first: a new image has no leaks, and one that is written to in several attempts must not grow by
 // each of them. What it failed to flush is not written by a later flush either, whatever the page cache shows.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ClusterIndex } from "../../../units/index.ts";
 import { checkQcow2 } from "../check/check.ts";
@@ -45,11 +45,7 @@ export async function settleCutOff(
     await image.renewMetadata();
     await image.flush(TABLES_DURABLE);
   });
-  try {
-    await settle(storage, file.path, file, writing, signal);
-  } catch (error) {
-    if (!(error instanceof ImgtxError && error.code === "E_UNSUPPORTED")) throw error;
-  }
+  await unlessItFails(() => settle(storage, file.path, file, writing, signal), ["E_UNSUPPORTED"]);
 }
 
 /** Before refcounts fall: what shows that nothing refers to a cluster may be in the page cache alone. */

@@ -15,7 +15,7 @@ import {
   trustedBy,
   withTrusted,
 } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import { describeChanges, shellQuote } from "../../../format/index.ts";
 import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../plan/action.ts";
 import { deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
@@ -298,12 +298,7 @@ async function latestLooks(
 
 /** What a damaged generation between two knew of an image is not known: the one before it decides. */
 async function readIfSound(generation: number, context: PlanContext): Promise<DeviceTable | undefined> {
-  try {
-    return await context.readGeneration(generation);
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_CORRUPT") return undefined;
-    throw error;
-  }
+  return await unlessItFails(() => context.readGeneration(generation), ["E_CORRUPT"]);
 }
 
 async function openInto(
