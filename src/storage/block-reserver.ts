@@ -11,6 +11,7 @@
 import { statfsSync } from "node:fs";
 import type { ByteRange } from "./storage.ts";
 import type { SystemCalls } from "./system-calls.ts";
+import { quietly } from "./quietly.ts";
 
 const EXT4_MAGIC = 0xef53;
 const RESERVED_BYTES_MIN = 512 * 1024;
@@ -30,10 +31,6 @@ export class BlockReserver {
 }
 
 function isOnExt4(descriptor: number): boolean {
-  try {
-    return statfsSync(`/proc/self/fd/${descriptor}`).type === EXT4_MAGIC;
-  } catch {
-    // Without /proc it can't be told, and nothing is lost but speed.
-    return false;
-  }
+  // Without /proc it can't be told, and nothing is lost but speed.
+  return quietly(() => statfsSync(`/proc/self/fd/${descriptor}`).type === EXT4_MAGIC, false);
 }

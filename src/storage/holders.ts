@@ -5,6 +5,8 @@ import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { describeBlockDevice, placeOfDevice } from "./block-device.ts";
 import type { FileStat, Holder } from "./storage.ts";
+import { quietly } from "./quietly.ts";
+import { splitDeviceNumber } from "./sysfs.ts";
 
 /** Pid of a holder that /proc/locks tells of and whose process it hides. */
 const HIDDEN_PID = 0;
@@ -155,18 +157,6 @@ function countLocks(text: string, stat: FileStat): number {
 
 function lockIdentity(stat: FileStat): string {
   // glibc's and Linux's layout of a device number; /proc prints both parts in hexadecimal.
-  const device = BigInt(stat.fileSystem);
-  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n);
-  const minor = (device & 0xffn) | ((device >> 12n) & 0xffffff00n);
-  const hex = (part: bigint) => part.toString(16).padStart(2, "0");
-  return ` ${hex(major)}:${hex(minor)}:${stat.inode}`;
-}
-
-// Processes end while we look, and other users' are not ours to read: neither is an error here.
-function quietly<T>(look: () => T, otherwise: T): T {
-  try {
-    return look();
-  } catch {
-    return otherwise;
-  }
+  const parts = splitDeviceNumber(BigInt(stat.fileSystem)).map((part) => part.toString(16).padStart(2, "0"));
+  return ` ${parts.join(":")}:${stat.inode}`;
 }

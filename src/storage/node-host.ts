@@ -1,13 +1,14 @@
 // Who and where this run is, for messages and for names. Each answer is looked up when first asked for.
 
 import { randomInt } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { tmpdir, userInfo } from "node:os";
 import { readOrigin } from "./origin.ts";
 import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
 import type { Host, Origin } from "./storage.ts";
 import { runProgram } from "./run-program.ts";
 import { actAs, lookUpGroups, lookUpName } from "./users.ts";
+import { quietly } from "./quietly.ts";
+import { readText } from "./sysfs.ts";
 
 const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
 const NAME_LENGTH = 10;
@@ -75,38 +76,20 @@ function randomName(): string {
 }
 
 function lookUpUserName(): string {
-  try {
-    return userInfo().username;
-  } catch {
-    // A user without an entry in the password file, as containers have them.
-    return `uid ${process.getuid?.() ?? "unknown"}`;
-  }
+  // A user without an entry in the password file, as containers have them, has none.
+  return quietly(() => userInfo().username, `uid ${process.getuid?.() ?? "unknown"}`);
 }
 
-/** See machine-id(5). One that is not given yet reads "uninitialized". */
+/** See machine-id(5). One that is not given yet reads "uninitialized"; containers often have none. */
 function lookUpMachineId(): string {
-  try {
-    const id = readFileSync("/etc/machine-id", "utf8").trim();
-    return /^[0-9a-f]{32}$/.test(id) ? id : "";
-  } catch {
-    // Containers often have none.
-    return "";
-  }
+  const id = readText("/etc/machine-id");
+  return /^[0-9a-f]{32}$/.test(id) ? id : "";
 }
 
 let knownBootId: string | undefined;
 
 /** "" where it can't be told. */
 export function bootIdOrNothing(): string {
-  knownBootId ??= lookUpBootId();
-  return knownBootId;
-}
-
-function lookUpBootId(): string {
-  try {
-    return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-  } catch {
-    // A sandbox without this part of /proc.
-    return "";
-  }
+  // A sandbox may lack this part of /proc.
+  return (knownBootId ??= readText("/proc/sys/kernel/random/boot_id"));
 }

@@ -8,6 +8,7 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import { loadForeign } from "./foreign.ts";
 import type { Origin, OriginProcess, OriginSession } from "./storage.ts";
+import { quietly } from "./quietly.ts";
 
 /** What is read of /proc, for tests to stand in for it. Undefined where it is not there or not to be read. */
 export interface ProcessFiles {
@@ -114,16 +115,7 @@ function nameOfUser(files: ProcessFiles, id: string): string {
 }
 
 const NODE_FILES: ProcessFiles = {
-  text: (path) => quietly(() => readFileSync(path, "utf8")),
-  link: (path) => quietly(() => readlinkSync(path)),
-  sessionId: () => quietly(() => Number(loadForeign().load(null).func("int getsid(int pid)")(0))),
+  text: (path) => quietly(() => readFileSync(path, "utf8"), undefined),
+  link: (path) => quietly(() => readlinkSync(path), undefined),
+  sessionId: () => quietly(() => Number(loadForeign().load(null).func("int getsid(int pid)")(0)), undefined),
 };
-
-/** A process that has gone, or is hidden, or no /proc at all: then less is known, and nothing is joined by guess. */
-function quietly<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch {
-    return undefined;
-  }
-}

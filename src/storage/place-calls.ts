@@ -11,6 +11,7 @@ import { basename } from "node:path";
 import { kindOfType } from "./file-system.ts";
 import { loadForeign, type NativeFunction } from "./foreign.ts";
 import { folderOf, formatDeviceNumber } from "./sysfs.ts";
+import { quietly } from "./quietly.ts";
 
 /** An open file, or a path whose last link is followed or not. */
 export type PlaceToAsk = number | { readonly path: string; readonly follow: boolean };
@@ -51,21 +52,14 @@ const FS_IOC_GETFSUUID = 0x80111500;
 export function bindPlaces(): PlaceFunctions {
   const libc = loadForeign().load(null);
   return {
-    statx: bindUnlessMissing(() =>
-      libc.func("int statx(int folder, str path, int flags, unsigned int mask, void *into)"),
+    statx: quietly(
+      () => libc.func("int statx(int folder, str path, int flags, unsigned int mask, void *into)"),
+      undefined,
     ),
     statfs: libc.func("int statfs(str path, void *into)"),
     fstatfs: libc.func("int fstatfs(int fd, void *into)"),
     ioctl: libc.func("int ioctl(int fd, unsigned long request, void *into)"),
   };
-}
-
-function bindUnlessMissing<T>(bind: () => T): T | undefined {
-  try {
-    return bind();
-  } catch {
-    return undefined;
-  }
 }
 
 /** Answers where a file is, that stat found as this device and inode. */
@@ -139,17 +133,15 @@ function withDescriptor(
   ask: (descriptor: number) => boolean,
 ): boolean {
   const { O_RDONLY, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
-  try {
+  // Of a file that may not be read the file system stays without an id.
+  return quietly(() => {
     const descriptor = openSync(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | (follow ? 0 : O_NOFOLLOW));
     try {
       return ask(descriptor);
     } finally {
       closeSync(descriptor);
     }
-  } catch {
-    // A file that may not be read: its file system stays without an id.
-    return false;
-  }
+  }, false);
 }
 
 /** Kinds that have a folder in /sys/fs for each mounted file system, made anew at each mount. */
@@ -171,16 +163,13 @@ function mountBySysfs(fileSystem: string, device: string): string {
   if (name === "tmpfs") return "memory";
   const place = SYSFS_FOLDERS.get(name);
   if (place === undefined) return "";
-  try {
+  return quietly(() => {
     const names = place.byDevice
       ? [basename(readlinkSync(folderOf(formatDeviceNumber(BigInt(device)))))]
       : readdirSync(place.folder).sort();
     const inodes = names.map((one) => statSync(`${place.folder}/${one}`, { bigint: true }).ino);
     return `s${inodes.join("+")}`;
-  } catch {
-    // A container that does not see all of /sys.
-    return "";
-  }
+  }, "");
 }
 
 function joinDevice(major: number, minor: number): bigint {

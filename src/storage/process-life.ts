@@ -8,6 +8,7 @@
 
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import type { OriginProcess } from "./storage.ts";
+import { quietly } from "./quietly.ts";
 
 /** Plain data: a journal keeps it. */
 export interface ProcessMark {
@@ -104,9 +105,9 @@ function isDead(table: ProcessTable, pid: number | string): boolean {
 }
 
 const NODE_TABLE: ProcessTable = {
-  text: (path) => quietly(() => readFileSync(path, "utf8")),
-  link: (path) => quietly(() => readlinkSync(path)),
-  list: () => quietly(() => readdirSync("/proc").filter((name) => /^\d+$/.test(name))),
+  text: (path) => quietly(() => readFileSync(path, "utf8"), undefined),
+  link: (path) => quietly(() => readlinkSync(path), undefined),
+  list: () => quietly(() => readdirSync("/proc").filter((name) => /^\d+$/.test(name)), undefined),
   exists: (pid) => {
     try {
       return process.kill(pid, 0);
@@ -118,12 +119,3 @@ const NODE_TABLE: ProcessTable = {
     return { allUsers: process.geteuid?.() === 0 };
   },
 };
-
-/** A process that has gone meanwhile, or is hidden, or no /proc at all: then less is known. */
-function quietly<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch {
-    return undefined;
-  }
-}

@@ -9,6 +9,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { NativeAccess } from "./native-access.ts";
 import type { Reservation } from "./storage.ts";
 import { errnoName, explainError } from "./system-error.ts";
+import { quietly } from "./quietly.ts";
 
 /** O_TMPFILE of Linux, which Node has no name for: its own bit, and O_DIRECTORY. */
 const O_TMPFILE = 0o20000000 | (constants.O_DIRECTORY ?? 0);
@@ -44,12 +45,8 @@ export async function reserveSpace(
 const TAKES_NOTHING: Reservation = { release: async () => await Promise.resolve() };
 
 function openNameless(folder: string): number | undefined {
-  try {
-    return openSync(folder, constants.O_RDWR | O_TMPFILE, MODE);
-  } catch {
-    // Not on NFS, FUSE and others, and nowhere before Linux 3.11: the free space has to do.
-    return undefined;
-  }
+  // Not on NFS, FUSE and others, and nowhere before Linux 3.11: the free space has to do.
+  return quietly(() => openSync(folder, constants.O_RDWR | O_TMPFILE, MODE), undefined);
 }
 
 function assertFree(folder: string, lengthBytes: number): void {

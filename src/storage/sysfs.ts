@@ -3,23 +3,23 @@
 // Invariant: what is not there is empty. Each kind of device has other files, and a container may see none.
 
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { quietly } from "./quietly.ts";
 
-/** `7:0`, of a device number as stat has it: glibc and Linux lay out both parts so. */
-export function formatDeviceNumber(device: bigint): string {
+/** Major and minor, of a device number as stat has it: glibc and Linux lay out both parts so. */
+export function splitDeviceNumber(device: bigint): [bigint, bigint] {
   const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n);
-  const minor = (device & 0xffn) | ((device >> 12n) & 0xffffff00n);
-  return `${major}:${minor}`;
+  return [major, (device & 0xffn) | ((device >> 12n) & 0xffffff00n)];
+}
+
+/** `7:0`. */
+export function formatDeviceNumber(device: bigint): string {
+  return splitDeviceNumber(device).join(":");
 }
 
 /** Of a block device by a path; undefined for what is none, or not there. */
 export function numberOf(path: string): string | undefined {
-  try {
-    const stats = statSync(path, { bigint: true });
-    return stats.isBlockDevice() ? formatDeviceNumber(stats.rdev) : undefined;
-  } catch {
-    // A name that leads nowhere by now.
-    return undefined;
-  }
+  const stats = quietly(() => statSync(path, { bigint: true }), undefined);
+  return stats?.isBlockDevice() ? formatDeviceNumber(stats.rdev) : undefined;
 }
 
 /** What the kernel says of the device with this number. */
@@ -34,22 +34,12 @@ export function ofDisk(number: string, name: string): string {
   return readText(`${realpathSync(folderOf(number))}/../${name}`);
 }
 
-/** Sorted; none where there is no such folder. */
+/** Sorted; none where there is no such folder: a device that has none, or a container that does not see it. */
 export function namesIn(folder: string): string[] {
-  try {
-    return readdirSync(folder).sort();
-  } catch {
-    // Not there: a device that has none, or a container that does not see it.
-    return [];
-  }
+  return quietly(() => readdirSync(folder).sort(), []);
 }
 
-/** Without the newline at its end; "" where there is no such file. */
+/** Without the newline at its end; "" where there is no such file: each device, and each sandbox, has others. */
 export function readText(path: string): string {
-  try {
-    return readFileSync(path, "utf8").trimEnd();
-  } catch {
-    // Each device has other files there.
-    return "";
-  }
+  return quietly(() => readFileSync(path, "utf8").trimEnd(), "");
 }

@@ -4,6 +4,7 @@
 // Invariant: the effective user is root's own again before anything else of this process runs.
 
 import { readFileSync } from "node:fs";
+import { quietly } from "./quietly.ts";
 
 /** The group of a user that this system does not know: none that gives rights. */
 const NO_GROUP = 65534;
@@ -41,11 +42,6 @@ export function lookUpGroups(id: number): readonly number[] | undefined {
 
 /** Lines of fields, as passwd(5) and group(5) have them. None in a sandbox without the file. */
 function readEntries(path: string): string[][] {
-  try {
-    return readFileSync(path, "utf8")
-      .split("\n")
-      .map((line) => line.split(":"));
-  } catch {
-    return [];
-  }
+  const lines = quietly(() => readFileSync(path, "utf8").split("\n"), []);
+  return lines.map((line) => line.split(":"));
 }
