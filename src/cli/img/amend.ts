@@ -75,8 +75,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     console.print(helpFor(parseDriver(format)));
     return 0;
   }
-  const [filename, ...others] = input.operands;
-  if (filename === undefined || others.length > 0) throw failure("Expecting one image file name");
+  const filename = input.soleImage(failure);
   const cacheMode = input.text("-t");
   if (cacheMode !== undefined && !isCacheMode(cacheMode)) throw failure(`Invalid cache option: ${cacheMode}`);
   const looked = await lookAtImage(invocation, filename, async ({ virtualSizeBytes }, place) => {

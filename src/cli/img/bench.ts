@@ -13,7 +13,7 @@ import { assertWhole, parseImageName } from "./image-name.ts";
 import { explained, openSource, parseDriver, sourceOptions } from "./images.ts";
 import type { ImgInput } from "./input.ts";
 import { lockWaiting } from "./lock-waiting.ts";
-import { failure, usageError } from "./messages.ts";
+import { failure } from "./messages.ts";
 import {
   cacheOption,
   forceShareOption,
@@ -120,9 +120,8 @@ export const bench: ImgCommand = {
 
 async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console, context, signal } = invocation;
-  const [operand, ...others] = input.operands;
   const load = readLoad(input);
-  if (operand === undefined || others.length > 0) throw usageError("Expecting one image file name");
+  const operand = input.soleImage();
   refuseOtherThanSaid(input, load);
   const image = load.isWrite ? await openToWrite(invocation, operand) : await openToRead(invocation, operand);
   try {

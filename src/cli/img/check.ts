@@ -84,8 +84,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   if (cacheMode !== undefined && !isCacheMode(cacheMode)) {
     throw failure(`Invalid source cache option: ${cacheMode}`);
   }
-  const [operand] = input.operands;
-  if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
+  const operand = input.soleImage();
   const fixed = scope === undefined ? NOTHING : await repairFirst(invocation, operand, scope);
   const subject =
     fixed && (await explained(invocation, operand, async () => await open(invocation, operand)));

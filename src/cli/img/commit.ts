@@ -5,7 +5,7 @@ import { type ChainLink, identityOf } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { backingPathOf } from "./image-name.ts";
 import { changeImage, lookAtImage } from "./in-place.ts";
-import { failure, usageError } from "./messages.ts";
+import { failure } from "./messages.ts";
 import {
   cacheOption,
   imageOptsOption,
@@ -58,8 +58,7 @@ export const commit: ImgCommand = {
 
 async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console, context } = invocation;
-  const [filename, ...others] = input.operands;
-  if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
+  const filename = input.soleImage();
   input.sizeBytes("-r", "rate limit");
   const base = input.text("-b");
   // A layer between the two would show through where it has something else.

@@ -21,7 +21,7 @@ import { explained, parseDriver, partOf, sourceOptions } from "./images.ts";
 import { drawInfo, infoData, type Described } from "./info-form.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { nameBackingFile } from "./layer-names.ts";
-import { failure, usageError } from "./messages.ts";
+import { failure } from "./messages.ts";
 import {
   cacheOption,
   forceShareOption,
@@ -66,8 +66,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console, qemuVersion } = invocation;
   const output = input.form;
   const cache = input.text("--cache");
-  const [operand] = input.operands;
-  if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
+  const operand = input.soleImage();
   if (cache !== undefined && !isCacheMode(cache)) throw failure(`Invalid cache option: ${cache}`);
   const wholeChain = input.flag("--backing-chain");
   const described = await describeImages(invocation, operand, wholeChain);

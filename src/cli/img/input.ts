@@ -20,6 +20,13 @@ export class ImgInput {
     this.qemuVersion = qemuVersion;
   }
 
+  /** The one image that the command is about. */
+  soleImage(refuse: (text: string) => Error = usageError): string {
+    const [name, ...others] = this.operands;
+    if (name === undefined || others.length > 0) throw refuse("Expecting one image file name");
+    return name;
+  }
+
   /** `--image-opts`, or `-p` for an option without a long name. */
   flag(name: string): boolean {
     return this.#words.options.some(({ flag }) => flag === name);

@@ -11,7 +11,7 @@ import type { ImgCommand, ImgInvocation } from "./command.ts";
 import type { ImgConsole } from "./console.ts";
 import { openSource, sourceOptions } from "./images.ts";
 import { nameLayers, nameOfOperand } from "./layer-names.ts";
-import { failure, usageError } from "./messages.ts";
+import { failure } from "./messages.ts";
 import {
   forceShareOption,
   imageOptsOption,
@@ -87,8 +87,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const form = input.form;
   const start = input.sizeBytes("--start-offset", "start offset") ?? 0;
   const length = input.sizeBytes("--max-length", "max length") ?? Number.POSITIVE_INFINITY;
-  const [operand] = input.operands;
-  if (operand === undefined || input.operands.length !== 1) throw usageError("Expecting one image file name");
+  const operand = input.soleImage();
   const options = sourceOptions(invocation);
   const image = await openSource(invocation, operand, options);
   try {

@@ -72,8 +72,7 @@ export const rebase: ImgCommand = {
 
 async function execute(invocation: ImgInvocation): Promise<number> {
   const { input, console, context } = invocation;
-  const [filename, ...others] = input.operands;
-  if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
+  const filename = input.soleImage();
   const isUnsafe = input.flag("-u");
   const name = input.text("-b");
   if (name === undefined && !isUnsafe)

@@ -60,8 +60,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     input.texts(flag).map((text) => ({ verb: VERBS[flag], text })),
   );
   if (asked.length + (input.flag("-l") ? 1 : 0) > 1) throw usageError("Cannot mix '-l', '-a', '-c', '-d'");
-  const [filename, ...others] = input.operands;
-  if (filename === undefined || others.length > 0) throw usageError("Expecting one image file name");
+  const filename = input.soleImage();
   const [change] = asked;
   if (change === undefined) await list(invocation, filename);
   else await run(invocation, filename, change);
