@@ -40,7 +40,8 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
     // Before the table has its name: whoever finds the table takes all of the workspace for made.
     await storage.flushFolder(paths.own, "folders in .imgtx");
     await storage.flushFolder(root, "the workspace's own folder");
-    if (workspace.first) await storage.flushFolder(posix.dirname(root), "workspace beside its image");
+    for (const folder of foldersAbove(workspace))
+      await storage.flushFolder(folder, "workspace beside its image");
     const content = await encodeForHere(workspace, firstTableOf(workspace, committed));
     await replaceFile(storage, paths.table, content, FILE_MODE, {
       content: "first table",
@@ -61,8 +62,28 @@ export async function makeFolderBeside(workspace: Workspace): Promise<void> {
   await storage.flushFolder(own, "folder of files beside");
 }
 
+/** Those that have to know it: of the folder of a block device all above it, any of which may have been made for it just now. */
+function foldersAbove({ root, first }: Workspace): string[] {
+  if (!first) return [];
+  const folders = [posix.dirname(root)];
+  if (isBesideItsImage(root, first)) return folders;
+  for (let at = posix.dirname(root); at !== "/"; at = posix.dirname(at)) folders.push(posix.dirname(at));
+  return folders;
+}
+
+function isBesideItsImage(root: string, { chain }: NonNullable<Workspace["first"]>): boolean {
+  return chain.some(({ image }) => posix.dirname(image) === posix.dirname(root));
+}
+
+async function makeFoldersTo(storage: Storage, folder: string): Promise<void> {
+  if (await storage.stat(folder)) return;
+  await makeFoldersTo(storage, posix.dirname(folder));
+  await makeFolderUnlessThere(storage, folder);
+}
+
 /** The folder beside an image. What has its name already may be another user's, or lead elsewhere. */
 async function makeRoot({ storage, root }: Workspace): Promise<void> {
+  await makeFoldersTo(storage, posix.dirname(root));
   await makeFolderUnlessThere(storage, root);
   if ((await storage.statLink(root))?.kind !== "folder")
     throw inTheWay(root, "the journal of the image beside it");

@@ -1,19 +1,27 @@
 // Where the journal of a change lies whose image is in no workspace: in a hidden folder beside the image, named after
-// it. Whoever opens the image, from wherever, finds there what an interrupted command has left.
+// it. Whoever opens the image, from wherever, finds there what an interrupted command has left. Beside a device node nothing
+// lasts: the folder of a block device lies where the host keeps what programs have to remember.
 //
-// Invariant: the name follows from the image's alone, by its real path, so that all agree on it.
+// Invariants
+// - The name follows from the image's alone, by its real path, so that all agree on it.
+// - That of a block device follows from what the device is called for good: by whatever node, and after each start of the
+//   host, it is the same.
 
 import { createHash } from "node:crypto";
 import { posix } from "node:path";
-import type { Storage } from "../storage/index.ts";
+import type { FileStat, Storage } from "../storage/index.ts";
 
 const SUFFIX = ".imgtx";
 /** What the strictest of the usual file systems, eCryptfs, takes for a name. */
 const NAME_BYTES_MAX = 143;
 const HEAD_BYTES = 80;
 
-/** The folder for an image, by its real path. */
-export function folderBeside(image: string): string {
+/** Root's own: who may write to devices is root, or could be. */
+const FOLDER_OF_DEVICES = "/var/lib/imgtx";
+
+/** The folder for an image, by its real path and what is there. */
+export function folderBeside(image: string, there: Pick<FileStat, "kind" | "inode"> | undefined): string {
+  if (there?.kind === "device") return posix.join(FOLDER_OF_DEVICES, `.${there.inode}${SUFFIX}`);
   const name = posix.basename(image);
   const plain = `.${name}${SUFFIX}`;
   return posix.join(posix.dirname(image), Buffer.byteLength(plain) <= NAME_BYTES_MAX ? plain : shorten(name));
@@ -35,6 +43,12 @@ export function isBesideImage(folder: string): boolean {
   return /^\..+\.imgtx$/s.test(posix.basename(folder));
 }
 
+/** Its real path; of a block device the path as it is named, since the node that this leads to has another name after the next start. */
+export async function placeOfImage(storage: Storage, path: string): Promise<string> {
+  if ((await storage.stat(path))?.kind !== "device") return await storage.realPath(path);
+  return posix.join(await storage.realPath(posix.dirname(path)), posix.basename(path));
+}
+
 export interface Beside {
   /** Real path. */
   readonly image: string;
@@ -43,9 +57,10 @@ export interface Beside {
 
 /** The folder beside an image, where there is one, or something else of its name. */
 export async function findBeside(storage: Storage, path: string): Promise<Beside | undefined> {
-  const isLink = (await storage.statLink(path))?.kind === "symlink";
-  if (isLink && !(await storage.stat(path))) return undefined;
-  const image = isLink ? await storage.realPath(path) : path;
-  const folder = folderBeside(image);
+  const link = await storage.statLink(path);
+  const there = link?.kind === "symlink" ? await storage.stat(path) : link;
+  if (link && !there) return undefined;
+  const image = link?.kind === "symlink" ? await placeOfImage(storage, path) : path;
+  const folder = folderBeside(image, there);
   return (await storage.statLink(folder)) && { image, folder };
 }

@@ -18,7 +18,7 @@ import {
 } from "../device/index.ts";
 import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import { type Chain, openChain } from "../format/index.ts";
-import { measureBehind } from "./actions/plan/mirror-scope.ts";
+import { isPending, measureBehind } from "./actions/plan/mirror-scope.ts";
 import {
   areReports,
   type BeginRecord,
@@ -282,7 +282,7 @@ function describeAsRecorded({ workspace, holders, omitted }: Scene, entry: Devic
       image: entry.mirror.image,
       format: entry.mirror.format,
       sync: entry.mirror.sync,
-      syncedAt: entry.mirror.syncedAt ?? null,
+      syncedAt: isPending(entry.mirror) ? null : (entry.mirror.syncedAt ?? null),
     },
     ...(entry.provision && { provision: entry.provision }),
     view: omitted.has(entry.name) ? null : `${pathsOf(workspace).devices}/${entry.name}`,

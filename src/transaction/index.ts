@@ -2,7 +2,6 @@ export { traitsOf } from "./actions/index.ts";
 export { type Examination, examine, type GuestDisk } from "./doctor/examine.ts";
 export type { Finding, Weight } from "./doctor/findings.ts";
 export { type Mended, mendFindings } from "./doctor/mend.ts";
-export { assertNotOnDevices } from "./images/devices.ts";
 export { type Move, relocateWorkspace } from "./move-workspace.ts";
 export { adoptWorkspace } from "./recover/adopt.ts";
 export { hasNoSavepoint, NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";

@@ -22,15 +22,25 @@ export async function confirm(
   });
 }
 
-/** Asks where new overlays are written over what is on volumes. */
+/** Asks where new images are written over what is there: on volumes. */
 export async function confirmOverwritten(
-  invocation: Pick<Invocation, "settings" | "report" | "signal">,
+  invocation: Pick<Invocation, "settings" | "report" | "signal" | "context">,
   _open: OpenSession,
   request: ActionRequest,
 ): Promise<void> {
-  if (!("overwrite" in request && "targets" in request && request.overwrite)) return;
-  const files = request.targets.flatMap(({ file }) => file ?? []);
+  const { storage } = invocation.context;
+  const files: string[] = [];
+  for (const file of filesOverwritten(request)) if (await storage.stat(file)) files.push(file);
   if (files.length > 0) await confirm(invocation, `What is on ${files.join(", ")} is lost.`);
+}
+
+function filesOverwritten(request: ActionRequest): readonly string[] {
+  if (request.kind === "mirror") {
+    return request.targets.flatMap(({ file, overwrite }) => (overwrite && file !== undefined ? [file] : []));
+  }
+  if (request.kind === "migrate") return request.overwrite ? [request.dest, request.newSource] : [];
+  const isSnapshot = request.kind === "snapshot" || request.kind === "snapshot-group";
+  return isSnapshot && request.overwrite ? request.targets.flatMap(({ file }) => file ?? []) : [];
 }
 
 /** Asks where a request, tried dry first, takes all that snapshots keep of a device, which it does not name. */

@@ -3,6 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
+import { confirmOverwritten } from "./confirm.ts";
 
 const FORMAT = { name: "FORMAT", completes: ["qcow2"] } as const;
 
@@ -62,4 +63,5 @@ export const migrate: ActionCommand = {
       ...(input.flag("--overwrite") && { overwrite: true }),
     };
   },
+  confirm: confirmOverwritten,
 };

@@ -6,7 +6,7 @@ import type { MirrorTarget } from "../../transaction/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
-import { confirm } from "./confirm.ts";
+import { confirm, confirmOverwritten } from "./confirm.ts";
 import { isNoPair } from "./devices-and-name.ts";
 import { IMAGE_OPTIONS, readImageOptions } from "./image-options.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
@@ -79,7 +79,9 @@ export const mirror: ActionCommand = {
     if (input.flag("--cancel")) return cancel(named, input);
     return { kind: "mirror", targets: named.map((one) => ({ ...readTarget(input), ...one })) };
   },
-  async confirm(invocation, { engine, session }) {
+  async confirm(invocation, open, request) {
+    await confirmOverwritten(invocation, open, request);
+    const { engine, session } = open;
     const { context, input, settings } = invocation;
     if (!input.flag("--reuse") || settings.yes || settings.dryRun || context.ask === undefined) return;
     const { storage } = context;

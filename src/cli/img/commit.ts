@@ -1,7 +1,7 @@
 // imgtx img commit
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type ChainLink, identityOf } from "../../format/index.ts";
+import { type ChainLink, identityOf, placeOfImage } from "../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
 import { backingPathOf } from "./image-name.ts";
 import { changeImage, lookAtImage } from "./in-place.ts";
@@ -72,7 +72,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     const isWanted = ({ stat }: ChainLink) => wanted !== undefined && identityOf(stat) === identityOf(wanted);
     const link = [first, ...lower].find(isWanted);
     if (link === undefined) throw failure(`Did not find '${base}' in the backing chain of '${filename}'`);
-    return { ...found, lowest: await storage.realPath(link.path) };
+    return { ...found, lowest: await placeOfImage(storage, link.path) };
   });
   const isQuiet = input.flag("-q");
   const asked = input.flag("-p") && !isQuiet;

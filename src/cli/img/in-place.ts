@@ -10,6 +10,7 @@ import {
   findRedoLogsOn,
   type ImageFormat,
   type OpenedImage,
+  placeOfImage,
   shellQuote,
 } from "../../format/index.ts";
 import type { ActionRequest, RunOptions } from "../../transaction/index.ts";
@@ -27,10 +28,10 @@ const CLOSED: ReadonlySet<string> = new Set(["E_NO_PERMISSION", "E_READ_ONLY"]);
 
 export interface ImageInPlace {
   readonly operand: string;
-  /** Real path. */
+  /** Real path, or the block device as it is named. */
   readonly image: string;
   readonly format: ImageFormat;
-  /** Real path of the lowest image that is changed. */
+  /** The same of the lowest image that is changed. */
   readonly lowest: string;
   /** Its data file, where it has one. */
   readonly dataFile: string | undefined;
@@ -60,7 +61,7 @@ export async function lookAtImage<T>(
     const [top] = opened.chain.links;
     if (top === undefined) throw new RangeError("a chain without an image");
     if (isGuessed && top.format === "raw") warnOfGuess(invocation, operand);
-    const image = await invocation.context.storage.realPath(top.path);
+    const image = await placeOfImage(invocation.context.storage, top.path);
     return await use(opened, {
       operand,
       image,
@@ -102,7 +103,6 @@ export async function changeImage(
   const { context, names } = invocation;
   names.push({ given: place.operand, path: place.image });
   const engine = await loadEngine(context);
-  await engine.assertNotOnDevices(context.storage, [place.image, place.lowest]);
   const owner = await findOwner(invocation, place);
   const requests = requestsFor(owner?.device ?? engine.IMAGE_DEVICE, owner?.root);
   const session = await openSession(invocation, engine, place, owner?.root);

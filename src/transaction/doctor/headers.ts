@@ -89,7 +89,7 @@ function judgeFlags(patient: Patient, scene: Scene, written: Written): Finding[]
   const owner = deviceOn(scene, patient);
   const isKnown =
     scene.wards.some(({ fences }) => fences.has(identityOf(image.stat))) ||
-    scene.census.foldersBeside.has(folderBeside(path));
+    scene.census.foldersBeside.has(folderBeside(path, image.stat));
   if (header.changer !== undefined && !isKnown) {
     const text = header.isUnfinished
       ? `transaction ${header.changer} was to fill it, and it never was whole: \`imgtx recover\` in that transaction's ` +

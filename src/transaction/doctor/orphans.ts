@@ -48,8 +48,8 @@ export async function findLeftBeside({
   const found: Finding[] = [];
   for (const folder of census.foldersBeside) {
     // Of one whose image is gone nothing is known.
-    const image = census.patients.find(({ path, others }) =>
-      [path, ...others].some((one) => folder === folderBeside(one)),
+    const image = census.patients.find(({ path, others, image: { stat } }) =>
+      [path, ...others].some((one) => folder === folderBeside(one, stat)),
     );
     if (!image || !(await findJournalBeside(storage, image.path))) continue;
     found.push(

@@ -22,7 +22,7 @@ import type { RecoveryNote, Session } from "../request.ts";
 export const IMAGE_DEVICE = "the-image";
 
 interface ImageToChange {
-  /** Its real path. */
+  /** Its real path, or the block device as it is named. */
   readonly image: string;
   /** Of the lowest image that is changed, which the journal lies beside: whoever opens one above opens that as well. */
   readonly lowest: string;
@@ -39,7 +39,7 @@ export async function openImageSession(
   { image, lowest, format, isAlone, gate, safeWorkspaces }: ImageToChange,
   options: RecoveryOptions,
 ): Promise<Session> {
-  const beside = { image: lowest, folder: folderBeside(lowest) };
+  const beside = { image: lowest, folder: folderBeside(lowest, await storage.stat(lowest)) };
   const { notes: recovered } = await settleBeside(storage, beside, { ...options, safeWorkspaces });
   const { currentFolder } = gate;
   const left = await openBeside(storage, beside, safeWorkspaces);

@@ -196,21 +196,6 @@ async function assertIsInFolder(storage: Storage, image: string): Promise<void> 
     throw new ImgtxError("E_REFUSED", "files in /dev are lost when the machine starts anew", place);
 }
 
-/** E_UNSUPPORTED where one of these images, which is in no workspace, is a block device: its journal has no place beside it. */
-export async function assertNotOnDevices(storage: Storage, images: readonly string[]): Promise<void> {
-  for (const image of images) {
-    if (!(await isDeviceAt(storage, image))) continue;
-    throw new ImgtxError(
-      "E_UNSUPPORTED",
-      "an image on a block device is changed as a device of a workspace, which has the journal",
-      {
-        image,
-        hint: `\`imgtx init\` makes a workspace, \`imgtx device add --allow-devices NAME ${shellQuote(image)}\` takes the image into it`,
-      },
-    );
-  }
-}
-
 /**
  * E_CHANGED where another device has by now the name that an image of the table has. A number is given to whatever is
  * attached next, and what is done to an image must not be done to a stranger's disk.

@@ -66,6 +66,8 @@ const FINAL = [
   "internal-snapshot apply vda vdb there",
   "internal-snapshot delete vda there",
   "snapshot vda there --overwrite",
+  "mirror vda there --overwrite",
+  "migrate vda there --new-source new --overwrite",
   "snapshot-group vda=there --overwrite",
 ];
 

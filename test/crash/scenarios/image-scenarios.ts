@@ -2,7 +2,7 @@
 // that opens it recovers. Its statuses are qemu-img's, so what fails ends with 1, whatever stands.
 
 import { qcow2, type SampleFile, type Scenario, SMALL, step, withLeak } from "./sample-devices.ts";
-import { sampleDataFile, sampleRaw } from "../../helpers/sample-image.ts";
+import { sampleDataFile, sampleQcow2, sampleRaw } from "../../helpers/sample-image.ts";
 
 const KIB = 1024;
 
@@ -76,7 +76,25 @@ const RAW = {
   files: () => [{ path: "images/b.raw", bytes: sampleRaw(64 * KIB, 3), mode: 0o600 }],
 } as const satisfies Subject;
 
+/** Beside its node there is no place for a journal. */
+const VOLUME = {
+  image: "vol-a",
+  format: "qcow2",
+  files: () => {
+    const bytes = new Uint8Array(256 * KIB).fill(0x5a);
+    bytes.set(sampleQcow2({ virtualSizeBytes: 192 * KIB, dataClusters: [3, 7], seed: 2 }));
+    return [{ path: "images/vol-a", bytes, isDevice: true }];
+  },
+} as const satisfies Subject;
+
 export const IMAGE_SCENARIOS: readonly Scenario[] = [
+  {
+    ...onImage("img resize and snapshot of a volume", VOLUME, [
+      "img resize --allow-devices IMAGE 320k",
+      "img snapshot --allow-devices -c one IMAGE",
+    ]),
+    recover: ["img", "info", "--allow-devices", "-f", "qcow2", "../images/vol-a"],
+  },
   { ...onImage("img resize of an overlay", OVERLAY, ["img resize IMAGE 320k"]), inSlice: true },
   onImage("img resize of a raw image", RAW, [
     "img resize -f raw IMAGE +64k",

@@ -12,9 +12,11 @@ import {
   findRangesAbove,
   type Image,
   imageOf,
+  isSameFile,
   uniteRanges,
 } from "../../../format/index.ts";
 import type { GuestRange } from "../../../units/index.ts";
+import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { Note } from "../../notes.ts";
 import { chainEntriesOf } from "./chain-entry.ts";
 import { notReliedOn, readMarked } from "./tracking.ts";
@@ -187,4 +189,9 @@ function countLayersAbove(source: readonly ChainEntry[], present: readonly Chain
   if (source.length === 0) return undefined;
   const above = present.length - source.length;
   return above >= 0 && isSameChain(source, present.slice(above)) ? above : undefined;
+}
+
+/** Whether content is still to come into it: the time of that is of the plan, and of nothing that was in sync. */
+export function isPending({ chain: [top] }: MirrorEntry): boolean {
+  return top !== undefined && isSameFile(top.fingerprint, NOT_MADE_YET);
 }
