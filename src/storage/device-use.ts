@@ -8,9 +8,17 @@ import { ImgtxError } from "../errors/index.ts";
 import { errnoName } from "./system-error.ts";
 import { folderOf, formatDeviceNumber, namesIn, numberOf, readText } from "./sysfs.ts";
 
-/** E_REFUSED, naming who uses the device. */
+/** E_REFUSED, naming who uses the device; E_READ_ONLY where it takes no writes, which the kernel says at the first one alone. */
 export function assertDeviceIsFree(path: string, stats: BigIntStats): void {
   const number = formatDeviceNumber(stats.rdev);
+  if (readText(`${folderOf(number)}/ro`) === "1") {
+    throw new ImgtxError("E_READ_ONLY", `Could not open '${path}': the block device is read-only`, {
+      image: path,
+      doing: "open",
+      reason: "the block device is read-only",
+      hint: "where it is meant to be written to, make it so (`lvchange -prw` for LVM, else `blockdev --setrw`)",
+    });
+  }
   const use =
     describeUse(number) ?? (isClaimed(path) ? "a program or the kernel has it to itself" : undefined);
   if (use === undefined) return;

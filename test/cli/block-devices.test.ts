@@ -364,3 +364,24 @@ loops.test(
     await must("report disks.html");
   },
 );
+
+loops.test(
+  "a device that takes no writes is a base of others, and refused before anything is changed",
+  async () => {
+    const { root, device, run, must } = await makeBench();
+    const [target = ""] = attachTargets([SIZE_BYTES]);
+    command("blockdev", "--setro", device, target);
+    await must(`device add vda ${device} --allow-devices`);
+    for (const line of ["resize vda 32M", `snapshot vda ${target}`, `mirror vda ${target}`]) {
+      const refused = await run(line);
+      expect([line, refused.status, refused.stderr]).toEqual([line, 14, expect.stringContaining("setrw")]);
+    }
+    const made = await run(`img create --allow-devices -f qcow2 ${target} 1M`);
+    expect([made.status, made.stderr]).toEqual([1, expect.stringContaining("the block device is read-only")]);
+    await must("snapshot vda a.qcow2 --name one");
+    command("qemu-io", "-c", "read -P 7 1M 1M", "-c", "write -P 8 1M 64k", `${root}/devices/vda`);
+    expect((await run("merge vda")).status).toBe(14);
+    await must("mirror vda m.qcow2");
+    await must("status --check");
+  },
+);

@@ -35,12 +35,13 @@ export async function confirmOverwritten(
 }
 
 function filesOverwritten(request: ActionRequest): readonly string[] {
-  if (request.kind === "mirror") {
-    return request.targets.flatMap(({ file, overwrite }) => (overwrite && file !== undefined ? [file] : []));
-  }
-  if (request.kind === "migrate") return request.overwrite ? [request.dest, request.newSource] : [];
-  const isSnapshot = request.kind === "snapshot" || request.kind === "snapshot-group";
-  return isSnapshot && request.overwrite ? request.targets.flatMap(({ file }) => file ?? []) : [];
+  if ("dest" in request) return request.overwrite ? [request.dest, request.newSource] : [];
+  if (!("targets" in request)) return [];
+  const isOfAll = "overwrite" in request && request.overwrite === true;
+  return request.targets.flatMap((target) => {
+    const isOverwritten = isOfAll || ("overwrite" in target && target.overwrite === true);
+    return isOverwritten ? (target.file ?? []) : [];
+  });
 }
 
 /** Asks where a request, tried dry first, takes all that snapshots keep of a device, which it does not name. */
