@@ -370,6 +370,10 @@ loops.test(
   async () => {
     const { root, device, run, must } = await makeBench();
     const [target = ""] = attachTargets([SIZE_BYTES]);
+    // The number keeps that when another file is attached to it.
+    onTestFinished(() => {
+      command("blockdev", "--setrw", device, target);
+    });
     command("blockdev", "--setro", device, target);
     await must(`device add vda ${device} --allow-devices`);
     for (const line of ["resize vda 32M", `snapshot vda ${target}`, `mirror vda ${target}`]) {

@@ -59,6 +59,12 @@ export class LoopDisk {
 
   /** What is in memory alone is lost, as when the power fails; then it is mounted again. */
   cutPower(): void {
+    this.shutDown();
+    this.remount();
+  }
+
+  /** The same, for who has files of it open: it is to be mounted again when they are closed. */
+  shutDown(): void {
     const ioctl = koffi.load("libc.so.6").func("int ioctl(int fd, unsigned long request, uint32_t *flags)");
     const descriptor = openSync(this.mountPoint, "r");
     try {
@@ -66,7 +72,6 @@ export class LoopDisk {
     } finally {
       closeSync(descriptor);
     }
-    this.remount();
   }
 
   remount(): void {

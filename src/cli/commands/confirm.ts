@@ -37,9 +37,9 @@ export async function confirmOverwritten(
 function filesOverwritten(request: ActionRequest): readonly string[] {
   if ("dest" in request) return request.overwrite ? [request.dest, request.newSource] : [];
   if (!("targets" in request)) return [];
-  const isOfAll = "overwrite" in request && request.overwrite === true;
+  const isOfAll = "overwrite" in request && request.overwrite;
   return request.targets.flatMap((target) => {
-    const isOverwritten = isOfAll || ("overwrite" in target && target.overwrite === true);
+    const isOverwritten = isOfAll || ("overwrite" in target && target.overwrite);
     return isOverwritten ? (target.file ?? []) : [];
   });
 }
