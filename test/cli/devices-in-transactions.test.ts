@@ -103,6 +103,21 @@ loops.test(
   },
 );
 
+loops.test("what is merged from a volume is what the transaction has made of it", async () => {
+  const { image, must } = await makeBench();
+  // Where no search for overlays comes upon its file.
+  const target = attachLoop(`${makeFolder("on a disk")}/target`, SIZE_BYTES);
+  await must(`snapshot vda ${target}`);
+  command("qemu-io", "-c", "write -P 8 1M 1M", target);
+  await must("internal-snapshot create vda x");
+  command("qemu-io", "-c", "write -P 9 1M 1M", target);
+  await must("txn begin");
+  for (const line of ["internal-snapshot apply vda x", "internal-snapshot delete vda x", "merge vda"])
+    await must(line);
+  await must("txn commit");
+  command("qemu-io", "-c", "read -P 8 1M 1M", image);
+});
+
 loops.test("a volume that somebody takes into use before the commit stays as it is", async () => {
   const { root, image, target, run, must } = await makeBench();
   command("cp", image, `${root}/before`);

@@ -117,6 +117,8 @@ async function isBaseUnchanged(
   const now = await fingerprintAt(storage, redo.image, undefined);
   const before = { ...baseOf(state, redo), headerSha256: null };
   if (now === undefined || describeChanges(before, now).length > 0) return false;
+  // Compared for the last time before the mark: from then on fences and logs are written to it.
+  if (state.commit) return true;
   const reads = readsThatCount(state).filter(({ image }) => image === redo.image);
   return (await findWritten(storage, reads)) === undefined;
 }
