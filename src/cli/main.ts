@@ -6,6 +6,7 @@ import type { CliContext } from "./context.ts";
 import type { Engine } from "./engine.ts";
 import type { CommandRow } from "./grammar/command-table.ts";
 import type { Command } from "./grammar/definition.ts";
+import { areOfLooking } from "./grammar/exit-status.ts";
 import { locateCommand, type Located } from "./grammar/locate.ts";
 import { type InterruptWords, watchInterrupts } from "./interrupts.ts";
 import { type Invocation, refuseOnce } from "./invocation.ts";
@@ -85,7 +86,9 @@ async function execute(
   const { json, quiet, tellsProgress } = settings;
   const progress = startWorkProgress(context, { asJson: tellsProgress, json, quiet });
   const report = await Report.create(context, settings, progress.clear);
-  const interrupts = watchInterrupts(context, rollingBack(report));
+  const looks =
+    command.kind === "plain" && (command.onlyLooks?.(input) ?? areOfLooking(command.definition.exits));
+  const interrupts = watchInterrupts(context, looks ? stopping(report) : rollingBack(report));
   try {
     const loadEngine = async (): Promise<Engine> =>
       context.engine ?? (await import("../transaction/index.ts"));
@@ -119,6 +122,14 @@ function rollingBack(report: Report): InterruptWords {
         "still at it; if this process is killed, the next imgtx command finishes or undoes the rest",
       ),
     error: (what) => `${what}; ${report.isAsking ? "nothing was done" : "rolled back"}`,
+  };
+}
+
+/** Of a command that only looks. */
+function stopping(report: Report): InterruptWords {
+  return {
+    later: () => report.notice("it stops after what it is at; nothing is changed"),
+    error: (what) => `${what}; nothing was done`,
   };
 }
 

@@ -21,6 +21,7 @@ const DIAGNOSIS: Drawing<Diagnosis> = {
 
 export const doctor: PlainCommand = {
   kind: "plain",
+  onlyLooks: (input) => !input.flag("--fix"),
   definition: {
     arguments: [
       {

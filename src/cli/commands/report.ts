@@ -55,6 +55,7 @@ export const report: PlainCommand = {
     const data = await gather(invocation, open);
     const page = new TextEncoder().encode(drawPage(printableData(data)));
     const isDryRun = settings.dryRun;
+    invocation.signal.throwIfAborted();
     if (!isDryRun) await engine.writeNewFile(context.storage, file, page, { overwrite });
     out.done({ file, sizeBytes: page.length, findings: data.findings.length, isDryRun }, WRITTEN);
     return 0;
@@ -64,6 +65,7 @@ export const report: PlainCommand = {
 async function gather(invocation: Invocation, { engine, session }: OpenSession): Promise<ReportData> {
   const { context, settings, progress, signal } = invocation;
   const tree = await engine.describeTree(session, undefined);
+  signal.throwIfAborted();
   const examination = await engine.examine(context.storage, {
     paths: [],
     devices: [],

@@ -77,6 +77,7 @@ export const tree: PlainCommand = {
     const names = input.texts("DEV");
     const { engine, session } = await openToRead(invocation);
     const found = await engine.describeTree(session, names.length > 0 ? names : undefined);
+    invocation.signal.throwIfAborted();
     const format = input.text("--format") ?? "text";
     const allocations = input.flag("--map")
       ? await engine.measureAllocation(session, found.images, {

@@ -86,6 +86,8 @@ export interface PlainCommand {
   readonly definition: CommandDefinition;
   /** Does what `--txn-id` asks for. Default: false. */
   readonly isOnce?: true;
+  /** Whether it changes nothing, of one that may. Default: by its statuses. */
+  readonly onlyLooks?: (input: CommandInput) => boolean;
   /** Returns the exit status. */
   execute(invocation: Invocation): Promise<number>;
 }

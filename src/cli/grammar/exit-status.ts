@@ -20,3 +20,8 @@ export const READING_EXITS: readonly number[] = [0, 1, 10, 13, 14, 15, 16, 64, 1
 export const CHANGING_EXITS: readonly number[] = [0, 1, 10, 11, 12, 13, 14, 15, 16, 64, 130];
 /** Statuses of a command that opens no workspace. */
 export const PRINTING_EXITS: readonly number[] = [0, 1, 64];
+
+/** Whether a command that ends with these only looks: there is nothing that it could roll back. */
+export function areOfLooking(exits: readonly number[]): boolean {
+  return exits.every((status) => status === 11 || READING_EXITS.includes(status));
+}

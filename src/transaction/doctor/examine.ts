@@ -18,6 +18,7 @@ import { judgeHeaders, sayUnreadable } from "./headers.ts";
 import { judgeNames } from "./names.ts";
 import { judgeOrphans } from "./orphans.ts";
 import { type Guest, type Scene, whoCallsItRaw } from "./scene.ts";
+import { stoppedBy } from "./stopped.ts";
 import { judgeGuest, judgeStart } from "./starts.ts";
 import { visitWard, type Ward } from "./wards.ts";
 
@@ -64,8 +65,9 @@ export interface Examination {
 }
 
 /** E_NO_WORKSPACE where it needs one, E_NO_DEVICE, E_NOT_FOUND for a path that leads to nothing. */
-export async function examine(storage: Storage, request: ExaminationRequest): Promise<Examination> {
+export async function examine(real: Storage, request: ExaminationRequest): Promise<Examination> {
   const { startFolder, bounds, onProgress, paths } = request;
+  const storage = stoppedBy(real, request.signal);
   const onFile = (count: number): void =>
     onProgress?.("looking at headers", count * HEADER_BYTES, count * HEADER_BYTES + 1);
   const census = new Census(storage, { currentFolder: startFolder, bounds, onFile });

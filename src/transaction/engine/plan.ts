@@ -46,7 +46,7 @@ import type { ActionRequest } from "../request.ts";
 import { doneBy } from "./done-before.ts";
 import { assertOwnToWrite } from "./keep-sealed.ts";
 import { nameLogs } from "./name-logs.ts";
-import type { Work } from "./work.ts";
+import { throwIfInterrupted, type Work } from "./work.ts";
 
 export interface StatementToPlan {
   readonly table: DeviceTable;
@@ -232,6 +232,7 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
       });
     },
     async openChain(path, format, device, allowPaths = [], how) {
+      throwIfInterrupted(options.signal);
       if (made.has(path)) {
         throw new ImgtxError(
           "E_UNSUPPORTED",

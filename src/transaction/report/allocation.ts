@@ -27,6 +27,7 @@ export async function measureAllocation(
   const gate = gateOf(workspace, { allowPaths, currentFolder });
   const found: Allocation[] = [];
   for (const [index, { image: path, format }] of images.entries()) {
+    signal?.throwIfAborted();
     onProgress?.("measuring allocation", index, images.length);
     try {
       const image = await openImage(workspace.storage, path, { format, gate, backing: false });
@@ -37,7 +38,7 @@ export async function measureAllocation(
         await image.close();
       }
     } catch (error) {
-      if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+      if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL" || signal?.aborted) throw error;
       found.push({ image: path, strip: [], problem: error.message });
     }
   }
