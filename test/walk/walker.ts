@@ -115,7 +115,7 @@ export class Walker {
     const written = (content: Content): Content => content.slice().fill(pattern, cell, cell + count);
     this.#writtenSince.set(name, [...(this.#writtenSince.get(name) ?? []), written]);
     // After a crash the view may lead to an image already that the model does not have the device on yet.
-    const isElsewhere = realpathSync(device.image) !== image;
+    const isElsewhere = !isOn(device, image);
     if (isElsewhere && !this.#heldBefore.has(name)) this.#heldBefore.set(name, device.content);
     const known = isElsewhere ? this.world.left.get(image) : undefined;
     const left = known ? new Map(this.world.left).set(image, written(known)) : this.world.left;
@@ -125,14 +125,13 @@ export class Walker {
 
   formatOf(image: string, name: string): string {
     const device = this.world.devices.get(name);
-    if (device && realpathSync(device.image) === image) return device.format;
+    if (device && isOn(device, image)) return device.format;
     return readFileSync(image).subarray(0, 4).toString("latin1") === "QFI\u00fb" ? "qcow2" : "raw";
   }
 
   hasFence(name: string): boolean {
     const device = this.world.devices.get(name);
-    if (device?.format !== "qcow2") return false;
-    return isFenced(device.image);
+    return device?.format === "qcow2" && existsSync(device.image) && isFenced(device.image);
   }
 
   takeAway(): boolean {
@@ -373,4 +372,9 @@ export class Walker {
   findLong(): string | undefined {
     return this.#listing?.devices.find(({ chain, frozen }) => chain.length > LONGEST_CHAIN && !frozen)?.name;
   }
+}
+
+/** Whether the model has the device on the image of this real path. A merge that was killed may have taken its own away. */
+function isOn({ image }: Device, path: string): boolean {
+  return existsSync(image) && realpathSync(image) === path;
 }

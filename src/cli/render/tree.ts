@@ -31,7 +31,9 @@ export function drawTree(
     }
     const indent = `${below}    `;
     const room = Math.max(12, (columns ?? 0) - widthOf(indent));
-    const words = facts.map((fact, nth) => (nth < facts.length - 1 ? `${fact},` : fact));
+    const words = facts
+      .map((fact, nth) => (nth < facts.length - 1 ? `${fact},` : fact))
+      .flatMap((fact) => (widthOf(fact) > room ? fact.split(" ") : fact));
     return [
       ...gapAbove,
       head,

@@ -1,6 +1,6 @@
 // What a snapshot keeps is written to by nobody: no device may be on a sealed image, and no mirror be one, by whatever name; and
-// what is sealed is changed in place by its own name alone, by those who see to its snapshots. And nobody writes to images of
-// another workspace, which is found above their folders.
+// what is sealed is changed in place by its own name alone, by those who see to its snapshots. And nobody writes to what
+// another workspace, which is found above its folder, has below its devices, or keeps.
 //
 // Records are read where a device or a mirror comes to an image that is new to the table, and where an image that is changed has
 // another name: through a link, or as a hard link.
@@ -144,7 +144,7 @@ async function isOneImage(
   return there !== undefined && identityOf(there) === identityOf(stat);
 }
 
-/** E_IN_USE where an image that is written to is in a chain of another workspace, or one of its snapshots keeps it. */
+/** E_IN_USE where an image that is written to is below a device of another workspace, or one of its snapshots keeps it. */
 async function assertNotElsewhere(
   workspace: Workspace,
   table: DeviceTable,
@@ -163,7 +163,8 @@ async function assertNotElsewhere(
     const real = await storage.realPath(image);
     const folders = [posix.dirname(real), await storage.realPath(posix.dirname(image))];
     const found = await findDeviceOnFile(storage, folders, [image, real], stat, workspace);
-    if (!found) continue;
+    // What both have as an active layer is their operator's business, who may have lost the other workspace.
+    if (!found || found.isActive) continue;
     const { keptBy, root } = found;
     const whose = keptBy
       ? `${withName(`snapshot ${keptBy.number}`, keptBy.name)} of the workspace '${root}' keeps it, of '${found.device}'`

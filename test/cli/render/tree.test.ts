@@ -87,6 +87,12 @@ describe("a tree", () => {
       "|     changed since its snapshot, qcow2,",
     ]);
     for (const line of narrow.split("\n")) expect(line.length).toBeLessThanOrEqual(40);
+    const long = [{ number: 12, name: "before rollback to the state of monday" }];
+    const named = await draw([], { terminal: 40 }, [{ ...makeImage("a.qcow2", null), snapshots: long }]);
+    expect(named.split("\n").slice(1, 3)).toEqual([
+      "    snapshot 12 (before rollback to the",
+      "    state of monday), qcow2, 1 GiB,",
+    ]);
   });
 
   test("of 200 images in a line is as wide as its names", async () => {

@@ -172,7 +172,6 @@ describe("an image of another workspace", () => {
 
   test.each([
     ["which a snapshot keeps", "a1.qcow2", "snapshot 2 (before rollback to 1)", "snapshot-show 2"],
-    ["which a device is on", "c.qcow2", "device 'vdc'", "device remove vdc"],
     ["which a device stands on", "a.qcow2", "snapshot 1 of the workspace", "snapshot-show 1"],
   ])("%s, becomes no active layer", async (_, file, whose, wayOut) => {
     const { theirs, ours } = await elsewhere();
