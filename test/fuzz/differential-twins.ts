@@ -21,7 +21,7 @@ const REFUSED_BY_IMGTX: readonly (readonly [RegExp, string])[] = [
     "qemu-img leaves a bitmap in version 2, where nobody reads it",
   ],
   [/Cannot downgrade an image with incompatible/, "qemu-img forgets that data was compressed by zstd"],
-  [/what it has behind that would show/, "qemu-img has the end of a longer backing image show up"],
+  [/what it has past that would show/, "qemu-img has the end of a longer backing image show up"],
   [/stands on it.* and would (show another content|lose what it shows)/, "qemu-img spoils another overlay"],
   [
     /a v2 image can't hide what its backing image has/,

@@ -28,7 +28,7 @@ export function encodeChangedHeader(
   return encodeHeaderCluster({ ...whole, fields });
 }
 
-/** Writes them in the place of the old ones: what stood behind their new end, such as a longer name's tail, goes. */
+/** Writes them in the place of the old ones: what stood past their new end, such as a longer name's tail, goes. */
 export async function writeHeader(
   file: Pick<StorageFile, "read" | "write">,
   header: Qcow2Header,

@@ -104,7 +104,7 @@ function assertCompose(
   );
 }
 
-/** What a longer image below has behind the end of what is merged would show. */
+/** What a longer image below has past the end of what is merged would show. */
 function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "below">): void {
   const [top] = merged;
   const shown = above.at(-1)?.virtualSizeBytes ?? into.virtualSizeBytes;
@@ -113,13 +113,13 @@ function assertSizesFit({ device, above, merged, into }: Omit<LayersToMerge, "be
   if (Math.min(shown, wanted) <= end) return;
   throw new ImgtxError(
     "E_REFUSED",
-    `it has ${wanted} bytes, and '${top?.path ?? ""}' ${end}: what it has behind that would show`,
+    `it has ${wanted} bytes, and '${top?.path ?? ""}' ${end}: what it has past that would show`,
     {
       device,
       image: into.path,
       hint:
         above.length === 0
-          ? `\`imgtx resize ${device} ${wanted}\` first makes the disk as large, with zeros behind its end`
+          ? `\`imgtx resize ${device} ${wanted}\` first makes the disk as large, with zeros past its end`
           : "merge what stands on that as well: leave out --from",
     },
   );

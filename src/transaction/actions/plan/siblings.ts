@@ -237,7 +237,7 @@ async function noteOn({ into: image, up }: PlannedCopyStep, { storage, gate }: P
   return { code: "sibling pulled", image, sizeBytes, isAlone: onto === undefined };
 }
 
-/** What a longer image has behind the end of what is merged into it would show. */
+/** What a longer image has past the end of what is merged into it would show. */
 function assertSizesFit(
   { virtualSizeBytes, path }: ChainLink,
   { into, merged: [uppermost] }: LayersToMerge,
@@ -246,7 +246,7 @@ function assertSizesFit(
   if (Math.min(virtualSizeBytes, into.virtualSizeBytes) <= end) return;
   throw new ImgtxError(
     "E_REFUSED",
-    `'${into.path}' has ${into.virtualSizeBytes} bytes, and what is merged into it ${end}: what it has behind that would show`,
+    `'${into.path}' has ${into.virtualSizeBytes} bytes, and what is merged into it ${end}: what it has past that would show`,
     { hint: `merge what is as large as '${path}' as well: leave out --from` },
   );
 }
