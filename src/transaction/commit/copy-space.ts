@@ -17,7 +17,7 @@ import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
 import { AS_IMAGE, isDeviceAt } from "../images/devices.ts";
 import { plannedGate } from "../images/planned-gate.ts";
 import { openStaged } from "../images/redo.ts";
-import { type Copy, copiesOf, type TransactionState } from "../journal/index.ts";
+import { type Copy, copiesOf, filesMade, type TransactionState } from "../journal/index.ts";
 
 /**
  * Takes the space that the copies need, before the mark: a full disk is found while there is a way back. The caller
@@ -134,7 +134,8 @@ async function reserveForMerge(
   const above = await openMerged(storage, state, copy);
   try {
     const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
-    if (space) taken.push(await reserveFor(storage, copy, space, room));
+    const isMade = filesMade(state).has(from);
+    if (space) taken.push(await reserveFor(storage, { from, into: path, isMade }, space, room));
     return space?.lengthBytes ?? 0;
   } finally {
     await above.close();
@@ -187,10 +188,15 @@ async function reserveForCopyUp(
   }
 }
 
+/** What is merged, and whether the transaction has made it. */
+interface Merged extends Pick<Copy, "from" | "into"> {
+  readonly isMade: boolean;
+}
+
 /** E_NO_SPACE tells what is needed in all: undone, what the transaction made has to find room again. */
 async function reserveFor(
   storage: Storage,
-  { from, into }: Copy,
+  { from, into, isMade }: Merged,
   space: SpaceToCopy,
   room: Room,
 ): Promise<Reservation> {
@@ -200,6 +206,11 @@ async function reserveFor(
     return await room.reserve(space);
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE") throw error;
+    if (!isMade) {
+      throw error.reworded(
+        `what is merged into '${into}' may need ${lengthBytes} bytes free in '${folder}', and fewer are`,
+      );
+    }
     const overlayBytes = (await storage.statLink(from))?.allocatedBytes ?? 0;
     const message =
       `the changes of '${into}' need ${overlayBytes + lengthBytes} bytes in '${folder}' in all: ` +

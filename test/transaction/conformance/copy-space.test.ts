@@ -16,6 +16,7 @@ import {
   stateOf,
   writeGuest,
 } from "../../helpers/transaction/mirroring.ts";
+import { makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import { Workbench } from "../../helpers/transaction/workbench.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
@@ -43,6 +44,24 @@ async function makeMirrored(format: "qcow2" | "raw", options: object = {}): Prom
   await mirror(bench, { vda: `backup/m.${format}` }, { format, options });
   return bench;
 }
+
+qemu.test(
+  "a merge of layers that has no room says how much that is, and speaks of no overlay that is made",
+  async () => {
+    const bench = await makeChain(["base.qcow2", "a.qcow2"]);
+    const before = snapshotWorkspace(bench.root);
+    const { storage, asked } = withRoom(0);
+    const failure = await failureOf(
+      async () => await bench.through(storage).run(mergeRequest(bench, ["vda"])),
+    );
+    expect(failure).toMatchObject({ code: "E_NO_SPACE", changed: false });
+    const { lengthBytes } = asked[0] ?? {};
+    expect(failure.message).toBe(
+      `what is merged into '${bench.at("base.qcow2")}' may need ${lengthBytes} bytes free in '${bench.root}', and fewer are`,
+    );
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  },
+);
 
 describe("a merge into a mirror", () => {
   qemu.test.each(["qcow2", "raw"] as const)(
