@@ -189,9 +189,34 @@ const LET_GO: Scenario = onVolumes(
   },
 );
 
+/** What is merged is read through the log of a change that the layer, which goes, never gets. */
+const CHANGED_AND_MERGED: Scenario = onVolumes(
+  "an overlay on a volume changed and merged in a transaction of several commands",
+  [
+    step("txn begin"),
+    step("internal-snapshot apply vda s"),
+    step("internal-snapshot delete vda s"),
+    step("merge vda"),
+    step("txn commit"),
+  ],
+  {
+    ...OVER_TWO,
+    files: filesOf([], [...VOLUMES, ...TARGETS, OTHER]),
+    prepare: [
+      ...ADDED,
+      step("snapshot vda ../images/vol-e"),
+      step("internal-snapshot create vda s"),
+      writeOver("../images/vol-e", "vol-a"),
+    ],
+    changing: { ...OVER_TWO.changing, "images/vol-a": "qcow2" },
+    studied: [4],
+  },
+);
+
 export const DEVICE_SCENARIOS: readonly Scenario[] = [
   ONTO_VOLUMES,
   LET_GO,
+  CHANGED_AND_MERGED,
   onVolumes("a group snapshot of three volumes, in files", [
     step("snapshot-group vda=a1.qcow2 vdb=b1.qcow2 vdc=c1.qcow2 --name one"),
   ]),
