@@ -74,8 +74,8 @@ function currentFolder(): string {
  * how far it is answers in place of the general line.
  */
 function tellOfProgress(stderr: Output): NonNullable<CliContext["onProgressRequest"]> {
-  const words = process.argv.slice(2).map((word) => printable(word));
   const say = (): void => {
+    const words = process.argv.slice(2).map((word) => printable(word));
     stderr.write(`imgtx: at work for ${Math.floor(performance.now() / 1000)} s on: ${words.join(" ")}\n`);
   };
   let answer = say;

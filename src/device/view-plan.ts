@@ -61,7 +61,8 @@ export function planView(table: DeviceTable): View {
 function planAnew({ devices: entries }: DeviceTable): View {
   const lookups = entries.map((entry) => lookupsOf(entry));
   const climbs = Math.max(0, ...lookups.map(highestClimb).filter(isClimbable));
-  const climbed = Array.from({ length: climbs }, (_, depth) => CLIMB.concat(`/${CLIMB}`.repeat(depth)));
+  const climbed: string[] = [];
+  for (let depth = 0; depth < climbs; depth += 1) climbed.push(CLIMB.concat(`/${CLIMB}`.repeat(depth)));
   const below = climbed.at(-1) ?? "";
   const shelf: Shelf = {
     below,

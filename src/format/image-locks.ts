@@ -5,6 +5,7 @@ import { ImgtxError } from "../errors/index.ts";
 import {
   acquireImageLocks,
   describeHolders,
+  type FileStat,
   type LockWaiting,
   type Storage,
   type StorageFile,
@@ -12,6 +13,8 @@ import {
 
 interface ImageToHold {
   readonly file: StorageFile;
+  /** What was seen of the file since it was opened. Absent: it is asked for. */
+  readonly stat?: FileStat | undefined;
   /** Where the file is found now, if that is not the path that it was opened by. */
   readonly path?: string | undefined;
   /** The device it belongs to, for the error. */
@@ -29,8 +32,9 @@ export async function holdImages(
   images: readonly ImageToHold[],
   waiting: LockWaiting,
 ): Promise<void> {
-  const requests = images.map(({ file, path, device, isWritten }) => ({
+  const requests = images.map(({ file, stat, path, device, isWritten }) => ({
     file,
+    ...(stat !== undefined && { stat }),
     role: isWritten === true ? ("writer" as const) : ("reader" as const),
     ...(path !== undefined && { path }),
     ...(device !== undefined && { device }),

@@ -36,7 +36,14 @@ export {
 } from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";
 export { type FolderOverlays, readOverlaysIn } from "./chain/overlays-beside.ts";
-export { type Beside, findBeside, folderBeside, isBesideImage, placeOfImage } from "./journal-beside.ts";
+export {
+  type Beside,
+  besideCandidates,
+  findBeside,
+  folderBeside,
+  isBesideImage,
+  placeOfImage,
+} from "./journal-beside.ts";
 export { findDataFrom } from "./read/data-from.ts";
 export {
   addSnapshot,

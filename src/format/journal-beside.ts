@@ -9,6 +9,7 @@
 
 import { createHash } from "node:crypto";
 import { posix } from "node:path";
+import { unlessItFails } from "../errors/index.ts";
 import type { FileStat, Storage } from "../storage/index.ts";
 
 const SUFFIX = ".imgtx";
@@ -63,4 +64,58 @@ export async function findBeside(storage: Storage, path: string): Promise<Beside
   const image = link?.kind === "symlink" ? await placeOfImage(storage, path) : path;
   const folder = folderBeside(image, there);
   return (await storage.statLink(folder)) && { image, folder };
+}
+
+/**
+ * Those of the images, by their paths, that may have a folder beside them: each folder that many of them lie in is read
+ * once. The others have none.
+ */
+export async function besideCandidates(storage: Storage, paths: readonly string[]): Promise<string[]> {
+  const byFolder = new Map<string, string[]>();
+  for (const path of paths) {
+    const folder = posix.dirname(path);
+    const there = byFolder.get(folder);
+    if (there) there.push(path);
+    else byFolder.set(folder, [path]);
+  }
+  const candidates: string[] = [];
+  for (const [folder, images] of byFolder) {
+    const listed = (await isWorthReading(storage, folder, images.length))
+      ? await unlessItFails(async () => await listFolder(storage, folder))
+      : undefined;
+    candidates.push(...images.filter((image) => listed === undefined || mayHaveOne(image, listed)));
+  }
+  return candidates;
+}
+
+/** Names, each as a file system would find it that tells no case, or no spelling, apart. */
+interface Listed {
+  readonly names: ReadonlySet<string>;
+  /** Of links, which lead to where their image has its folder, and of devices, which have theirs elsewhere. */
+  readonly special: ReadonlySet<string>;
+}
+
+async function listFolder(storage: Storage, folder: string): Promise<Listed> {
+  const special = await storage.readSpecial(folder);
+  const names = await storage.readFolder(folder);
+  return { names: new Set(names.map(foldName)), special: new Set(special.map(foldName)) };
+}
+
+function foldName(path: string): string {
+  return posix.basename(path).normalize("NFKD").toUpperCase();
+}
+
+function mayHaveOne(image: string, { names, special }: Listed): boolean {
+  return special.has(foldName(image)) || names.has(foldName(folderBeside(image, undefined)));
+}
+
+/** Where so few are asked for, or so much else is there, that is slower. */
+const FEW = 4;
+/** A name takes some dozen bytes of its folder. */
+const FOLDER_BYTES_PER_IMAGE = 1024;
+
+async function isWorthReading(storage: Storage, folder: string, images: number): Promise<boolean> {
+  if (images < FEW) return false;
+  const stat = await unlessItFails(async () => await storage.stat(folder));
+  return stat?.kind === "folder" && stat.sizeBytes <= images * FOLDER_BYTES_PER_IMAGE;
 }

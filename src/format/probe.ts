@@ -80,7 +80,7 @@ function matches(bytes: Uint8Array, candidate: Signature): boolean {
 }
 
 function signature(format: ProbedFormat, at: number, bytes: string | readonly number[]): Signature {
-  const values = typeof bytes === "string" ? new TextEncoder().encode(bytes) : Uint8Array.from(bytes);
+  const values = typeof bytes === "string" ? new TextEncoder().encode(bytes) : new Uint8Array(bytes);
   return { format, at, bytes: values };
 }
 

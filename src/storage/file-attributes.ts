@@ -1,10 +1,11 @@
 // Extended attributes: ACLs and labels, by the system calls for them.
 
-import { check, type NativeFunctions, SystemCallError } from "./native-functions.ts";
+import { attempt, check, ERRNO, type NativeFunctions, SystemCallError } from "./native-functions.ts";
 
 /** The kernel's limit for a value. */
 const ATTRIBUTE_BYTES_MAX = 64 * 1024;
-const NO_ATTRIBUTE: ReadonlySet<string> = new Set(["ENODATA", "ENOTSUP", "EOPNOTSUPP"]);
+/** Most files have none, so this is no failure. */
+const NO_ATTRIBUTE: ReadonlySet<number> = new Set([ERRNO.ENODATA, ERRNO.ENOTSUP]);
 
 /** Undefined where there is none. */
 export function getAttribute(
@@ -12,21 +13,17 @@ export function getAttribute(
   file: number | string,
   name: string,
 ): Uint8Array | undefined {
-  const read = (value: Uint8Array): number =>
-    check(native, "getxattr", () =>
-      typeof file === "number"
-        ? native.fgetxattr(file, name, value, value.length)
-        : native.getxattr(file, name, value, value.length),
-    );
   for (const sizeBytes of [256, ATTRIBUTE_BYTES_MAX]) {
     const value = new Uint8Array(sizeBytes);
-    try {
-      return value.subarray(0, read(value));
-    } catch (error) {
-      if (!(error instanceof SystemCallError)) throw error;
-      if (NO_ATTRIBUTE.has(error.code)) return undefined;
-      if (error.code !== "ERANGE" || sizeBytes === ATTRIBUTE_BYTES_MAX) throw error;
-    }
+    const result = attempt(native, () =>
+      typeof file === "number"
+        ? native.fgetxattr(file, name, value, sizeBytes)
+        : native.getxattr(file, name, value, sizeBytes),
+    );
+    if (result >= 0) return value.subarray(0, result);
+    if (NO_ATTRIBUTE.has(-result)) return undefined;
+    if (-result !== ERRNO.ERANGE || sizeBytes === ATTRIBUTE_BYTES_MAX)
+      throw new SystemCallError("getxattr", -result);
   }
   return undefined;
 }
@@ -42,9 +39,6 @@ export function setAttribute(
     check(native, "fsetxattr", () => native.fsetxattr(descriptor, name, value, value.length, 0));
     return;
   }
-  try {
-    check(native, "fremovexattr", () => native.fremovexattr(descriptor, name));
-  } catch (error) {
-    if (!(error instanceof SystemCallError) || !NO_ATTRIBUTE.has(error.code)) throw error;
-  }
+  const result = attempt(native, () => native.fremovexattr(descriptor, name));
+  if (result < 0 && !NO_ATTRIBUTE.has(-result)) throw new SystemCallError("fremovexattr", -result);
 }

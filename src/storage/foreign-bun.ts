@@ -62,13 +62,17 @@ function bind(ffi: BunFfi, library: string, prototype: string): (...values: Nati
   const args = list === "" ? [] : list.split(",").map((each) => typeOf(each.replace(/\w+$/, "")));
   const { symbols } = ffi.dlopen(library, { [name]: { args, returns: typeOf(returns) } });
   const call = symbols[name] as BunFunction;
-  const isPointer = typeOf(returns) === "ptr";
+  if (typeOf(returns) === "ptr") return (...values) => BigInt(call(...values.map(asBytes)) ?? 0);
+  // As it is where no value is a text: what goes through here takes ten times as long as the call itself.
+  if (!list.includes("str ")) return call as (...values: NativeValue[]) => NativeResult;
   return (...values) => {
-    const result = call(
-      ...values.map((value) => (typeof value === "string" ? Buffer.from(`${value}\0`) : value)),
-    );
-    return isPointer ? BigInt(result ?? 0) : (result ?? 0);
+    for (const [index, value] of values.entries()) values[index] = asBytes(value);
+    return call(...(values as Exclude<NativeValue, string>[])) as NativeResult;
   };
+}
+
+function asBytes(value: NativeValue): Exclude<NativeValue, string> {
+  return typeof value === "string" ? Buffer.from(`${value}\0`) : value;
 }
 
 function typeOf(written: string): string {

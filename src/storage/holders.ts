@@ -1,12 +1,13 @@
 // Which other processes, and loop devices, have a file open, as far as /proc and /sys show it. Only ever for messages: the answer may
 // be out of date when it arrives, and is empty where other users' processes are hidden.
 
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { describeBlockDevice, placeOfDevice } from "./block-device.ts";
 import type { FileStat, Holder } from "./storage.ts";
 import { quietly } from "./quietly.ts";
 import { splitDeviceNumber } from "./sysfs.ts";
+import { errnoName } from "./system-error.ts";
 
 /** Pid of a holder that /proc/locks tells of and whose process it hides. */
 const HIDDEN_PID = 0;
@@ -88,15 +89,20 @@ function inspectProcess(pid: string, open: readonly OpenFile[]): Holder | undefi
   };
 }
 
-/** Loop devices have a file open inside the kernel, where no process shows it. */
+/** Loop devices have a file open inside the kernel, where no process shows it. One that is free has no such folder. */
 function findLoopDevices(sought: Sought): (Place & { readonly holder: Holder })[] {
-  return quietly(() => readdirSync("/sys/block"), []).flatMap((name) => {
-    const backing = quietly(() => readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trimEnd(), "");
-    const place = backing.startsWith("/") ? placeOf(backing, sought) : undefined;
-    if (!place) return [];
-    const writes = quietly(() => readFileSync(`/sys/block/${name}/ro`, "utf8").trimEnd(), "0") === "0";
-    return [{ ...place, holder: { pid: HIDDEN_PID, program: `/dev/${name}`, holdsLock: false, writes } }];
-  });
+  return quietly(() => readdirSync("/sys/block"), [])
+    .filter((name) => name.startsWith("loop") && existsSync(`/sys/block/${name}/loop`))
+    .flatMap((name) => {
+      const backing = quietly(
+        () => readFileSync(`/sys/block/${name}/loop/backing_file`, "utf8").trimEnd(),
+        "",
+      );
+      const place = backing.startsWith("/") ? placeOf(backing, sought) : undefined;
+      if (!place) return [];
+      const writes = quietly(() => readFileSync(`/sys/block/${name}/ro`, "utf8").trimEnd(), "0") === "0";
+      return [{ ...place, holder: { pid: HIDDEN_PID, program: `/dev/${name}`, holdsLock: false, writes } }];
+    });
 }
 
 function programOf(pid: string): string {
@@ -109,19 +115,43 @@ function programOf(pid: string): string {
 }
 
 function findOpenFiles(pid: string, sought: Sought): OpenFile[] {
+  const open: OpenFile[] = [];
+  for (const descriptor of quietly(() => readdirSync(`/proc/${pid}/fd`), [])) {
+    const path = `/proc/${pid}/fd/${descriptor}`;
+    const link = readLinkOf(path);
+    // What a process has open is hidden as a whole, and its descriptors may be thousands.
+    if (link === undefined) break;
+    const place = findPlace(path, link, { pid, descriptor, sought });
+    if (place) open.push({ ...place, descriptor });
+  }
+  return open;
+}
+
+/** "" where it was closed meanwhile; undefined where it may not be read. */
+function readLinkOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch (error) {
+    return ["EACCES", "EPERM"].includes(errnoName(error) ?? "") ? undefined : "";
+  }
+}
+
+/** What most processes have as their inputs and outputs, and is no image. */
+const NO_IMAGE = /^\/dev\/(?:null|pts\/\d+)$/;
+
+function findPlace(
+  path: string,
+  link: string,
+  { pid, descriptor, sought }: { readonly pid: string; readonly descriptor: string; readonly sought: Sought },
+): Place | undefined {
   // Sockets, pipes and the like are told by their link, files by the inode in fdinfo. Only a file that
   // matches is stat'ed: that would hang on a dead network file system.
-  return quietly(() => readdirSync(`/proc/${pid}/fd`), []).flatMap((descriptor) => {
-    const path = `/proc/${pid}/fd/${descriptor}`;
-    const link = quietly(() => readlinkSync(path), "");
-    if (!link.startsWith("/")) return [];
-    // A device may be open by a node of another /dev, with an inode of its own.
-    const mayBeDevice = sought.hasDevices && link.startsWith("/dev/");
-    const inode = INODE_LINE.exec(readDescriptorInfo(pid, descriptor))?.[1];
-    if (inode !== undefined && !sought.inodes.has(inode) && !mayBeDevice) return [];
-    const place = placeOf(path, sought);
-    return place ? [{ ...place, descriptor }] : [];
-  });
+  if (!link.startsWith("/") || NO_IMAGE.test(link)) return undefined;
+  // A device may be open by a node of another /dev, with an inode of its own.
+  const mayBeDevice = sought.hasDevices && link.startsWith("/dev/");
+  const inode = INODE_LINE.exec(readDescriptorInfo(pid, descriptor))?.[1];
+  if (inode !== undefined && !sought.inodes.has(inode) && !mayBeDevice) return undefined;
+  return placeOf(path, sought);
 }
 
 function placeOf(path: string, { inodes }: Sought): Place | undefined {

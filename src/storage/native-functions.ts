@@ -3,9 +3,19 @@
 // Invariant: they are bound at the first call that needs one. Where they can't be, files can be read, and every lock is
 // refused with the way to mend it; nothing that needs a lock goes on without.
 
-import { constants } from "node:os";
 import { loadForeign, type NativeFunction, type NativeResult, type NativeValue } from "./foreign.ts";
 import { nameErrno } from "./system-error.ts";
+
+/** Of <errno.h>, the same on every supported architecture: node:os would have them, and takes time to load. */
+export const ERRNO = {
+  EINTR: 4,
+  ENXIO: 6,
+  EAGAIN: 11,
+  EACCES: 13,
+  ERANGE: 34,
+  ENODATA: 61,
+  ENOTSUP: 95,
+} as const;
 
 /** A failed system call, in the shape of the errors that node:fs throws. */
 export class SystemCallError extends Error {
@@ -84,13 +94,21 @@ export function bindNative(): NativeFunctions {
   };
 }
 
-export function check(native: NativeFunctions, name: string, call: () => NativeResult): number {
+/** What it returns; a failure's errno, negative, as the kernel itself has it. No error is made: that costs more than the call. */
+export function attempt(native: NativeFunctions, call: () => NativeResult): number {
   for (;;) {
     const result = Number(call());
     if (result !== -1) return result;
     const errno = native.errno();
-    if (errno !== constants.errno.EINTR) throw new SystemCallError(name, errno);
+    if (errno !== ERRNO.EINTR) return -errno;
   }
+}
+
+/** The same of a call whose result is never below 0, where any failure is an error. */
+export function check(native: NativeFunctions, name: string, call: () => NativeResult): number {
+  const result = attempt(native, call);
+  if (result < 0) throw new SystemCallError(name, -result);
+  return result;
 }
 
 /**

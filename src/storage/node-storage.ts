@@ -74,6 +74,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
       explained("ask for the file system of", path, () => readFileSystemTraits(path)),
     realPath: async (path) => explained("resolve", path, () => realpathSync.native(path)),
     readFolder: async (path) => explained("read the folder", path, () => readdirSync(path).sort()),
+    readSpecial: async (path) => explained("read the folder", path, () => readSpecial(path)),
     async makeFolder(path, mode) {
       explained("make the folder", path, () => {
         mkdirSync(path, { mode });
@@ -99,13 +100,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
         unlinkSync(path);
       });
     },
-    async makeSymlink(target, path) {
-      try {
-        symlinkSync(target, path);
-      } catch (error) {
-        throw explainSymlinkError(error, path);
-      }
-    },
+    makeSymlink,
     async setOwner(path, ownerId, groupId) {
       explained("set the owner of", path, () => {
         lchownSync(path, ownerId, groupId);
@@ -196,6 +191,21 @@ function statOf(
     if (name === "ENOTDIR" || (name === "ELOOP" && !place.follow)) return undefined;
     throw explainError(error, "stat", path);
   }
+}
+
+async function makeSymlink(target: string, path: string): Promise<void> {
+  try {
+    symlinkSync(target, path);
+  } catch (error) {
+    throw explainSymlinkError(error, path);
+  }
+}
+
+function readSpecial(path: string): string[] {
+  // What a file system tells no kind of in its folders may be either.
+  return readdirSync(path, { withFileTypes: true }).flatMap((entry) =>
+    entry.isFile() || entry.isDirectory() ? [] : entry.name,
+  );
 }
 
 async function flushFolder(path: string): Promise<void> {

@@ -19,6 +19,8 @@ import type { ByteRange, FileStat, Storage, StorageFile } from "./storage.ts";
 
 export interface ImageLockRequest {
   readonly file: StorageFile;
+  /** What was seen of the file since it was opened, which tells which one it is. Absent: it is asked for. */
+  readonly stat?: FileStat;
   readonly role: ImageRole;
   /** Where the file is found now, if that is not the path that it was opened by. */
   readonly path?: string;
@@ -79,7 +81,12 @@ export async function acquireImageLocks(
   waiting: LockWaiting,
 ): Promise<ImageLocks> {
   const opened = await Promise.all(
-    requests.map(async (request): Promise<OpenedRequest> => ({ request, stat: await request.file.stat() })),
+    requests.map(
+      async (request): Promise<OpenedRequest> => ({
+        request,
+        stat: request.stat ?? (await request.file.stat()),
+      }),
+    ),
   );
   const images = mergeRequests(opened);
   await waitForLock(storage.host, waiting, GRACE_MS, async () => {

@@ -321,6 +321,8 @@ export interface Storage {
   realPath(path: string): Promise<string>;
   /** Names in a folder, sorted. */
   readFolder(path: string): Promise<string[]>;
+  /** Names in a folder of what is neither a regular file nor a folder: links, devices and the like. In any order. */
+  readSpecial(path: string): Promise<string[]>;
   /** Makes one folder that must not exist, with this mode whatever the umask says. */
   makeFolder(path: string, mode: number): Promise<void>;
   /**

@@ -9,9 +9,11 @@
 import { getAttribute, setAttribute } from "./file-attributes.ts";
 import type { NativeFunction } from "./foreign.ts";
 import {
+  attempt,
   bindNative,
   callInThread,
   check,
+  ERRNO,
   type NativeFunctions,
   SystemCallError,
 } from "./native-functions.ts";
@@ -102,6 +104,8 @@ const SYNC_FILE_RANGE_WRITE = 2;
 /** POSIX_FADV_WILLNEED and POSIX_FADV_DONTNEED. */
 const USES = { soon: 3, "no more": 4 } as const;
 const RWF_NOWAIT = 8;
+/** What the kernel answers where another one has the lock. */
+const HELD_BY_OTHERS: ReadonlySet<number> = new Set([ERRNO.EAGAIN, ERRNO.EACCES]);
 const ONLY_OWNER: ReadonlySet<string> = new Set(["EPERM"]);
 const UTIME_OMIT = 0x3ffffffen;
 const NS_PER_SECOND = 1_000_000_000n;
@@ -250,15 +254,10 @@ function setInt64(at: number, value: number): void {
 }
 
 function setLock(native: NativeFunctions, descriptor: number, lock: Uint8Array): boolean {
-  try {
-    check(native, "fcntl F_OFD_SETLK", () => native.fcntl(descriptor, F_OFD_SETLK, lock));
-    return true;
-  } catch (error) {
-    if (error instanceof SystemCallError && (error.code === "EAGAIN" || error.code === "EACCES")) {
-      return false;
-    }
-    throw error;
-  }
+  const result = attempt(native, () => native.fcntl(descriptor, F_OFD_SETLK, lock));
+  if (result >= 0) return true;
+  if (HELD_BY_OTHERS.has(-result)) return false;
+  throw new SystemCallError("fcntl F_OFD_SETLK", -result);
 }
 
 function queryLock(native: NativeFunctions, descriptor: number, range: ByteRange, kind: LockKind): boolean {
@@ -273,12 +272,10 @@ function seek(
   offset: number,
   target: "data" | "hole",
 ): number | undefined {
-  try {
-    return check(native, "lseek", () =>
-      native.lseek(descriptor, offset, target === "data" ? SEEK_DATA : SEEK_HOLE),
-    );
-  } catch (error) {
-    if (error instanceof SystemCallError && error.code === "ENXIO") return undefined;
-    throw error;
-  }
+  const result = attempt(native, () =>
+    native.lseek(descriptor, offset, target === "data" ? SEEK_DATA : SEEK_HOLE),
+  );
+  if (result >= 0) return result;
+  if (-result === ERRNO.ENXIO) return undefined;
+  throw new SystemCallError("lseek", -result);
 }

@@ -2,10 +2,11 @@
 // shapes that Node and our own system calls give them.
 
 import { spawnSync } from "node:child_process";
+import { constants } from "node:os";
 import { onTestFinished, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { SystemCallError } from "../../src/storage/native-functions.ts";
+import { ERRNO, SystemCallError } from "../../src/storage/native-functions.ts";
 import { explainError, explainLockError, explainSymlinkError } from "../../src/storage/system-error.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { pattern } from "./conformance.ts";
@@ -119,3 +120,7 @@ function makeLimitedFolder(sizeBytes: number): string {
   run("btrfs", "qgroup", "limit", String(sizeBytes), `${place}/s`);
   return `${place}/s`;
 }
+
+test("the errnos that are known by number are this machine's", () => {
+  expect(constants.errno).toMatchObject(ERRNO);
+});

@@ -28,6 +28,7 @@ import {
   type GateOptions,
   OPENING_PASSED,
   openingNamed,
+  type ImplicitOpen,
   passBacking,
   passGate,
 } from "./open-gate.ts";
@@ -159,11 +160,27 @@ async function openReferenced(walk: Walk, reference: Reference): Promise<Storage
       walk.owners,
     );
     const target = { path, storedName: name, overlayPath: overlay.path };
-    const passed = await passBacking(walk.storage, walk.gate, target, format);
-    return hold(walk, await walk.storage.openFile(passed.path, "read", passed.opening));
+    return hold(walk, await openBacking(walk, target, format));
   } catch (error) {
     throw explainOpenFailure(error, { what: "backing file", name, path, overlayPath: overlay.path });
   }
+}
+
+/** What is no raw image is opened at once: to ask first whether it is a device would cost as much, and nearly none is. */
+async function openBacking(
+  { storage, gate }: Walk,
+  target: Omit<ImplicitOpen, "what">,
+  format: ImageFormat | undefined,
+): Promise<StorageFile> {
+  if (format !== "raw") {
+    try {
+      return await storage.openFile(target.path, "read");
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || error.code !== "E_NOT_A_FILE") throw error;
+    }
+  }
+  const { path, opening } = await passBacking(storage, gate, target, format);
+  return await storage.openFile(path, "read", opening);
 }
 
 /** What is odd about the format that an image is taken for. */

@@ -67,7 +67,7 @@ function isOnTheWay(folder: string, path: string): boolean {
 
 /** Whether the caller could be led to what is not for that user: only root opens more than it is given. */
 export function opensForOthers(host: Host, ownerId: number): boolean {
-  return host.userId === ROOT && ownerId !== ROOT;
+  return ownerId !== ROOT && host.userId === ROOT;
 }
 
 async function may(storage: Storage, user: User, path: string, wanted: number): Promise<boolean> {

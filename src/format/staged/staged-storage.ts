@@ -177,6 +177,10 @@ export class StagedStorage implements Storage {
     return await this.#below.readFolder(path);
   }
 
+  async readSpecial(path: string): Promise<string[]> {
+    return await this.#below.readSpecial(path);
+  }
+
   async makeFolder(path: string, mode: number): Promise<void> {
     await this.#below.makeFolder(path, mode);
   }

@@ -2,7 +2,7 @@
 
 import { readTable } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { Beside } from "../../format/index.ts";
+import { type Beside, besideCandidates } from "../../format/index.ts";
 import { traitsOf } from "../actions/index.ts";
 import { heldByOpen } from "../choose.ts";
 import { describeTransaction } from "../describe.ts";
@@ -68,7 +68,7 @@ export async function findHeldBeside(
   { workspace }: Work,
   images: Iterable<string>,
 ): Promise<HeldUp | undefined> {
-  for (const image of images) {
+  for (const image of await besideCandidates(workspace.storage, [...images])) {
     const beside = await findJournalBeside(workspace.storage, image);
     if (!beside || beside.folder === workspace.root) continue;
     const message = `what an interrupted command was changing in it has to be ended first, in ${beside.folder}`;

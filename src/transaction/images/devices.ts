@@ -36,7 +36,8 @@ export async function assertMayBeDevice(
   { devices }: DeviceTable,
   isAllowed: boolean,
 ): Promise<void> {
-  if (isAllowed || standsOnDevices(devices) || !(await isDeviceAt(storage, path))) return;
+  // Of all images that the table knows, one after the other, only where it matters.
+  if (isAllowed || !(await isDeviceAt(storage, path)) || standsOnDevices(devices)) return;
   throw new ImgtxError("E_NOT_A_FILE", `Could not open '${path}': it is a block device, not a regular file`, {
     image: path,
     doing: "open",

@@ -20,7 +20,7 @@ import {
   openChain,
   parseImageFormat,
 } from "../../format/index.ts";
-import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
+import type { FileStat, LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { ImgtxError, withPlace } from "../../errors/index.ts";
 
 interface HeldImage {
@@ -94,19 +94,21 @@ export class OpenedImages {
    * of its own would stand in each other's way.
    */
   async lock(waiting: LockWaiting, written: ReadonlySet<string>): Promise<void> {
-    const images = new Map<string, HeldImage & { device: string }>();
+    const images = new Map<string, HeldImage & { stat: FileStat; device: string }>();
     for (const [index, { chain, device }] of this.#chains.entries()) {
       if (index < this.#unlockedFrom) continue;
-      for (const { file, path } of chain.links.flatMap(placesOf)) {
-        const key = identityOf(await file.stat());
+      for (const { file, stat: seen, path } of chain.links.flatMap(placesOf)) {
+        const stat = seen ?? (await file.stat());
+        const key = identityOf(stat);
         const known = images.get(key) ?? this.#held.get(key);
         const isWritten = written.has(path);
         if (known && (known.isWritten || !isWritten)) continue;
-        images.set(key, { file: known?.file ?? file, path, device, isWritten, chain: known?.chain ?? index });
+        const through = { file: known?.file ?? file, chain: known?.chain ?? index };
+        images.set(key, { ...through, stat, path, device, isWritten });
       }
     }
     await holdImages(this.#storage, [...images.values()], waiting);
-    for (const [key, { device: _device, ...held }] of images) this.#held.set(key, held);
+    for (const [key, { device: _device, stat: _stat, ...held }] of images) this.#held.set(key, held);
     this.#unlockedFrom = this.#chains.length;
   }
 
@@ -172,9 +174,14 @@ export class OpenedImages {
   }
 }
 
-/** A link's own file and its data file, with their canonical paths. */
-function placesOf({ file, path, dataFile }: ChainLink): { file: StorageFile; path: string }[] {
-  return dataFile ? [{ file, path }, dataFile] : [{ file, path }];
+/** A link's own file, with what was seen of it as it was opened, and its data file; with their canonical paths. */
+function placesOf({
+  file,
+  stat,
+  path,
+  dataFile,
+}: ChainLink): { file: StorageFile; stat?: FileStat; path: string }[] {
+  return dataFile ? [{ file, stat, path }, dataFile] : [{ file, stat, path }];
 }
 
 /** E_REFUSED where nobody said which format it is, its name says raw, and a guest may have written what it looks like. */

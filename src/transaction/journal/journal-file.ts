@@ -24,7 +24,7 @@ import { type LockWaiting, lockFile, type StorageFile } from "../../storage/inde
 import { foldRecords } from "./fold.ts";
 import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
 import type { JournalRecord, TransactionState } from "./records.ts";
-import { mapContent, toStored } from "./stored-record.ts";
+import { mapContent, storedJson } from "./stored-record.ts";
 
 /** The record whose word about the file does not hold. */
 const PUT_BACK = "mark";
@@ -193,7 +193,7 @@ function encodeAll(
   let digest = FIRST_DIGEST;
   const lines = records.map((record) => {
     const marked = record.type === "begin" ? { ...record, ...written } : record;
-    const encoded = encodeRecord(toStored(root, marked), digest);
+    const encoded = encodeRecord(storedJson(root, marked), digest);
     digest = encoded.digest;
     return encoded.line;
   });

@@ -39,7 +39,7 @@ import { encodeRecord, type ParsedJournal } from "./record-line.ts";
 import { assertRecord } from "./record-shape.ts";
 import type { BeginRecord, JournalRecord, TransactionState } from "./records.ts";
 import { isUnderWay } from "./queries.ts";
-import { toStored } from "./stored-record.ts";
+import { storedJson } from "./stored-record.ts";
 
 const NO_WAIT: LockWaiting = { waitMs: 0, onWait: () => undefined };
 
@@ -176,7 +176,7 @@ export class Journal {
     if (this.#suspect) {
       await this.#replaceWith([...this.#records, record]);
     } else {
-      const { line, digest } = encodeRecord(toStored(this.#workspace.root, record), this.#digest);
+      const { line, digest } = encodeRecord(storedJson(this.#workspace.root, record), this.#digest);
       this.#suspect = true;
       await this.#file.write(line, this.#endBytes);
       this.#visible = true;
@@ -317,7 +317,7 @@ function foresee(
   path: string,
 ): TransactionState {
   try {
-    const stored: unknown = JSON.parse(JSON.stringify(toStored(root, record)));
+    const stored: unknown = JSON.parse(storedJson(root, record));
     assertRecord(stored, path, 0);
     return applyRecord(state, record, path);
   } catch (error) {

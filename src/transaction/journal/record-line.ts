@@ -26,14 +26,9 @@ export interface ParsedJournal {
   readonly torn: boolean;
 }
 
-export function encodeRecord(
-  record: JournalRecord,
-  previousDigest: string,
-): { line: Uint8Array; digest: string } {
-  const json = JSON.stringify(record);
+export function encodeRecord(json: string, previousDigest: string): { line: Uint8Array; digest: string } {
   const digest = digestOf(previousDigest, json);
-  const line = new TextEncoder().encode(`${new TextEncoder().encode(json).length} ${digest} ${json}\n`);
-  return { line, digest };
+  return { line: Buffer.from(`${Buffer.byteLength(json)} ${digest} ${json}\n`), digest };
 }
 
 const NEWLINE = 0x0a;

@@ -25,8 +25,20 @@ export function mapContent(workspace: Workspace, parsed: ParsedJournal): ParsedJ
 }
 
 /** A record as it is written: paths inside the workspace relative to it. */
-export function toStored(root: string, record: JournalRecord): JournalRecord {
+function toStored(root: string, record: JournalRecord): JournalRecord {
   return mapRecordPaths(record, (path) => toStoredPath(root, path));
+}
+
+/** Of a plan for many disks it is long: it is made once, to be judged and to be written. */
+const written = new WeakMap<JournalRecord, { readonly root: string; readonly json: string }>();
+
+/** The same as JSON, as it stands in the journal. */
+export function storedJson(root: string, record: JournalRecord): string {
+  const known = written.get(record);
+  if (known?.root === root) return known.json;
+  const json = JSON.stringify(toStored(root, record));
+  written.set(record, { root, json });
+  return json;
 }
 
 function mapRecordPaths(record: JournalRecord, map: (path: string) => string): JournalRecord {

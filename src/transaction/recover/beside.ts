@@ -15,7 +15,7 @@ import {
   workspaceAt,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Beside, canOpen, findBeside, shellQuote } from "../../format/index.ts";
+import { type Beside, besideCandidates, canOpen, findBeside, shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { readJournals } from "../journal/index.ts";
 import type { RecoveryNote } from "../request.ts";
@@ -94,9 +94,9 @@ export async function settleBesideDevices(
   options: RecoveryOptions,
 ): Promise<readonly RecoveryNote[]> {
   const { devices } = await readTable(workspace);
-  const images = devices.flatMap(filesOfDevice).map(({ image }) => image);
+  const images = new Set(devices.flatMap(filesOfDevice).map(({ image }) => image));
   const notes: RecoveryNote[] = [];
-  for (const image of new Set(images)) {
+  for (const image of await besideCandidates(workspace.storage, [...images])) {
     try {
       const beside = await findBeside(workspace.storage, image);
       if (!beside || beside.folder === workspace.root) continue;

@@ -188,6 +188,11 @@ describe("what an interrupted command left beside an image", () => {
     // As a command leaves it that knew of no device: the workspace is away meanwhile.
     const away = `${makeFolder()}/ws`;
     await imgtx(`device add vdb ${at("a.qcow2")}`, at("ws"));
+    // So many in one folder that it is read as a whole.
+    for (const name of ["c", "d"]) {
+      cpSync(at("a.qcow2"), at(`${name}.qcow2`));
+      await imgtx(`device add ${name} ${at(`${name}.qcow2`)}`, at("ws"));
+    }
     renameSync(at("ws"), away);
     await dies("snapshot -c two a.qcow2", amid("a.qcow2"));
     const shown = await imgtx("device show vdb", away);

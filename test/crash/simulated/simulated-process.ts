@@ -129,6 +129,13 @@ export class SimulatedProcess implements Storage {
     return [...this.#folder(path).names.keys()].sort();
   }
 
+  async readSpecial(path: string): Promise<string[]> {
+    await this.turn();
+    return [...this.#folder(path).names].flatMap(([name, number]) =>
+      ["file", "folder"].includes(this.machine.tree.get(number).kind) ? [] : name,
+    );
+  }
+
   async makeFolder(path: string, mode: number): Promise<void> {
     await this.turn();
     const place = this.#lookUp(path, false);

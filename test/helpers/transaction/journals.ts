@@ -69,7 +69,7 @@ export function preparedRecord(statement: number, folder = ""): JournalRecord {
 export function encodeLines(values: readonly unknown[]): Uint8Array[] {
   let digest = FIRST_DIGEST;
   return values.map((value) => {
-    const encoded = encodeRecord(value as JournalRecord, digest);
+    const encoded = encodeRecord(JSON.stringify(value), digest);
     digest = encoded.digest;
     return encoded.line;
   });

@@ -13,6 +13,18 @@ export function describeFolders(makeStorage: MakeStorage): void {
       expect(await storage.readFolder(root)).toEqual([".c", "Z", "a", "b"]);
     });
 
+    test("links are told from files and folders, whatever they lead to", async () => {
+      const { storage, root } = await makeStorage();
+      await storage.makeFolder(`${root}/folder`, 0o700);
+      await (await storage.createFile(`${root}/file`, 0o600)).close();
+      await storage.makeSymlink("file", `${root}/b`);
+      await storage.makeSymlink("/not/there", `${root}/.a`);
+      await storage.makeSymlink("../b", `${root}/folder/deep`);
+      expect(new Set(await storage.readSpecial(root))).toEqual(new Set([".a", "b"]));
+      expect((await failureOf(() => storage.readSpecial(`${root}/none`))).code).toBe("E_NOT_FOUND");
+      expect((await failureOf(() => storage.readSpecial(`${root}/file`))).code).toBe("E_NOT_A_FILE");
+    });
+
     test("a folder is made once", async () => {
       const { storage, root } = await makeStorage();
       await storage.makeFolder(`${root}/a`, 0o750);
