@@ -1,6 +1,6 @@
 // The snapshots that a table counts: found by name or number, with what they keep.
 
-import { ImgtxError, settleAll } from "../errors/index.ts";
+import { type ErrorCode, ImgtxError, settleAll } from "../errors/index.ts";
 import type { ChainEntry, DeviceEntry } from "./device-entry.ts";
 import type { DeviceTable } from "./device-table.ts";
 import { clearTheWay } from "./in-the-way.ts";
@@ -96,11 +96,19 @@ export function readingSnapshots(workspace: Workspace, table: DeviceTable): Snap
   };
 }
 
+/** What is no file is none of imgtx's. */
+const GONE: ReadonlySet<ErrorCode> = new Set(["E_NOT_FOUND", "E_NOT_A_FILE"]);
+
 async function readRecord(workspace: Workspace, number: number, record: number): Promise<Snapshot> {
   const path = recordPath(workspace, number, record);
   const bytes = await readWholeFile(workspace.storage, path, TABLE_LIMIT_BYTES).catch((error: unknown) => {
-    if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
-    throw error.reworded(`the record of snapshot ${number} is gone`, { hint: howToGoOn(path, number) });
+    if (!(error instanceof ImgtxError) || !GONE.has(error.code)) throw error;
+    const hint = howToGoOn(path, number);
+    throw new ImgtxError("E_NOT_FOUND", `the record of snapshot ${number} is gone`, {
+      image: path,
+      hint,
+      cause: error,
+    });
   });
   return decodeSnapshot(workspace.root, bytes, path, number);
 }

@@ -5,6 +5,7 @@ import {
   existsSync,
   lstatSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -168,10 +169,10 @@ describe("where it is lost", () => {
       },
     ],
   ])("%s in a folder's place is moved away by the command of the hint", async (_, make) => {
-    for (const part of ["journal", "history", "view"]) {
+    for (const part of ["journal", "history", "view", "snapshots", "hooks"]) {
       const bench = await makeWorkbench();
       const path = bench.at(`.imgtx/${part}`);
-      rmSync(path, { recursive: true });
+      rmSync(path, { recursive: true, force: true });
       make(path);
       const failure = await failureOf(async () => await bench.snapshot({ vda: "a1.qcow2" }));
       expect(failure).toMatchObject({ exitCode: 14, image: path });
@@ -210,6 +211,19 @@ describe("where it is lost", () => {
     makeFifo(bench.at(".imgtx/history/000001.json"));
     await goOn(bench);
   });
+});
+
+test("a snapshot's record that is a FIFO is a lost one, said with the way out, and other snapshots are taken", async () => {
+  const bench = await makeWorkbench();
+  await bench.snapshot({ vda: "a1.qcow2" });
+  const [name = ""] = readdirSync(bench.at(".imgtx/snapshots"));
+  const path = bench.at(`.imgtx/snapshots/${name}`);
+  rmSync(path);
+  makeFifo(path);
+  const failure = await failureOf(async () => await bench.rollback("1"));
+  expect(failure).toMatchObject({ code: "E_NOT_FOUND", image: path });
+  expect(failure.hint).toContain("`imgtx snapshot-delete 1 --keep-images`");
+  await bench.snapshot({ vdc: "c1.qcow2" });
 });
 
 describe("a lost device table", () => {
