@@ -15,7 +15,7 @@ const RECOVERED: Drawing<readonly RecoveryNote[]> = {
   text: (notes) => (notes.length === 0 ? ["Nothing to recover."] : []),
   json: (notes) =>
     withSchema({
-      changed: notes.some(({ did }) => did !== "reported"),
+      changed: notes.some(({ did }) => did !== "reported" && did !== "noted"),
       recovered: notes.map(({ transaction, did, text }) => ({ transaction, did, text })),
     }),
 };

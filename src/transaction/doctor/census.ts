@@ -102,7 +102,17 @@ export class Census {
   async addFolder(folder: string): Promise<void> {
     const links: string[] = [];
     await this.#walk(folder, 0, links);
-    for (const link of links) if (!this.#isFull(posix.dirname(link))) await this.addFile(link);
+    for (const link of links) if (!this.#isFull(posix.dirname(link))) await this.#addLink(link);
+  }
+
+  /** It may lead in a circle, or where the caller may not look: that is its own trouble. */
+  async #addLink(link: string): Promise<void> {
+    try {
+      await this.addFile(link);
+    } catch (error) {
+      if (!(error instanceof ImgtxError)) throw error;
+      this.failures.push({ path: link, error });
+    }
   }
 
   async #walk(folder: string, depth: number, links: string[]): Promise<void> {

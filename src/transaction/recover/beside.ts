@@ -104,7 +104,8 @@ export async function settleBesideDevices(
     } catch (error) {
       // The command that uses this very image says so again, and is refused.
       if (!(error instanceof ImgtxError)) throw error;
-      notes.push({ transaction: null, did: "reported", text: `${image}: ${error.message}` });
+      const text = `whether an interrupted command left something beside '${image}' can't be told: ${error.message}`;
+      notes.push({ transaction: null, did: "noted", text });
     }
   }
   return notes;

@@ -28,6 +28,7 @@ import {
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { digestFile } from "../images/files-beside.ts";
+import { statUnlessCircle } from "../images/open-free.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { removeFinished, removeUnless } from "../images/removal.ts";
 import { readJournals } from "../journal/index.ts";
@@ -134,7 +135,7 @@ class Collection {
   async #identify(paths: Iterable<string>): Promise<ReadonlySet<string>> {
     const found = new Set<string>();
     for (const path of paths) {
-      const stat = await this.#workspace.storage.stat(path);
+      const stat = await statUnlessCircle(this.#workspace.storage, path);
       if (stat) found.add(identityOf(stat));
     }
     return found;

@@ -78,7 +78,10 @@ test("a sound folder is told as that, with what was read", async () => {
 test("hostile images, FIFOs and names do no harm: nothing is changed, no device is opened, and no terminal steered", async () => {
   const cwd = makeFolderOfFile();
   await unpackAllFixtures(cwd);
-  shell(cwd, `mkfifo pipe; ln -s /dev/zero zero; ln -s . loop; cp base.qcow2 $'a\\n\\e[2Jb.qcow2'`);
+  shell(
+    cwd,
+    `mkfifo pipe; ln -s /dev/zero zero; ln -s . loop; ln -s circle circle; cp base.qcow2 $'a\\n\\e[2Jb.qcow2'`,
+  );
   const digest = (): string =>
     shell(cwd, "find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum");
   const before = digest();

@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { listGenerations, restoreWorkspace } from "../../../src/transaction/index.ts";
+import { collectGarbage, listGenerations, restoreWorkspace } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { Killed, killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, NO_WAIT, type Workbench } from "../../helpers/transaction/workbench.ts";
@@ -224,6 +224,19 @@ test("a snapshot's record that is a FIFO is a lost one, said with the way out, a
   expect(failure).toMatchObject({ code: "E_NOT_FOUND", image: path });
   expect(failure.hint).toContain("`imgtx snapshot-delete 1 --keep-images`");
   await bench.snapshot({ vdc: "c1.qcow2" });
+});
+
+test("a device whose image is a link in a circle has trouble of its own, and others go on", async () => {
+  const bench = await makeWorkbench();
+  rmSync(bench.at("b.raw"));
+  symlinkSync("b.raw", bench.at("b.raw"));
+  const session = await bench.session();
+  expect(session.recovered).toMatchObject([{ did: "noted", transaction: null }]);
+  expect(session.recovered[0]?.text).toContain(`beside '${bench.at("b.raw")}' can't be told`);
+  await goOn(bench);
+  expect(await collectGarbage(await bench.session(), { ...NO_WAIT, removes: true })).toMatchObject({
+    found: [],
+  });
 });
 
 describe("a lost device table", () => {
