@@ -8,10 +8,9 @@ import {
   howToAdopt,
   readTable,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { identityOf, shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
-import { statUnlessCircle } from "../images/open-free.ts";
 import { sayTime } from "../../units/index.ts";
 import { listSnapshotsOf } from "../describe-snapshots.ts";
 import { collectGarbage } from "../recover/garbage.ts";
@@ -100,7 +99,9 @@ async function lookAt(storage: Storage, session: Session): Promise<Ward> {
   const needed = await tryToFindNeeded(session, table);
   const copied = await judgeCopy(session);
   const identify = async (paths: readonly string[]): Promise<string[]> => {
-    const stats = await Promise.all(paths.map(async (path) => await statUnlessCircle(storage, path)));
+    const stats = await Promise.all(
+      paths.map(async (path) => await unlessItFails(() => storage.stat(path), ["E_NOT_A_FILE"])),
+    );
     return stats.flatMap((stat) => (stat ? [identityOf(stat)] : []));
   };
   const active = new Map<string, DeviceEntry>();

@@ -3,7 +3,7 @@
 import type { Workspace } from "../../device/index.ts";
 import { unlessItFails } from "../../errors/index.ts";
 import { holdImages } from "../../format/index.ts";
-import type { FileStat, LockWaiting, StorageFile } from "../../storage/index.ts";
+import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import { AS_IMAGE } from "./devices.ts";
 
 type Storage = Workspace["storage"];
@@ -65,16 +65,6 @@ export async function openHeld(
     return files;
   } catch (error) {
     for (const file of files) await file.close();
-    throw error;
-  }
-}
-
-/** A link that leads to itself is no file, by no name. What may not be looked at may be any: that is an error. */
-export async function statUnlessCircle(storage: Storage, path: string): Promise<FileStat | undefined> {
-  try {
-    return await storage.stat(path);
-  } catch (error) {
-    if (error instanceof ImgtxError && error.code === "E_NOT_A_FILE") return undefined;
     throw error;
   }
 }

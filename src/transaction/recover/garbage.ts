@@ -18,7 +18,7 @@ import {
   gateOf,
   trustedBy,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import {
   checkOverlayIsEmpty,
   type Fingerprint,
@@ -28,7 +28,6 @@ import {
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { digestFile } from "../images/files-beside.ts";
-import { statUnlessCircle } from "../images/open-free.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { removeFinished, removeUnless } from "../images/removal.ts";
 import { readJournals } from "../journal/index.ts";
@@ -135,7 +134,8 @@ class Collection {
   async #identify(paths: Iterable<string>): Promise<ReadonlySet<string>> {
     const found = new Set<string>();
     for (const path of paths) {
-      const stat = await statUnlessCircle(this.#workspace.storage, path);
+      // A link in a circle is no file, by no name. What may not be looked at may be any: that ends the collection.
+      const stat = await unlessItFails(() => this.#workspace.storage.stat(path), ["E_NOT_A_FILE"]);
       if (stat) found.add(identityOf(stat));
     }
     return found;
