@@ -120,3 +120,16 @@ test("what was cut off before the old table changed goes on there, and what was 
   expect(existsSync(`${top}/old/.imgtx/history`)).toBe(false);
   await must("new", "snapshot vda --name three");
 });
+
+test("a folder that is named without a slash is taken for no device, and the hint moves its workspace", async () => {
+  const { top } = await makeBench();
+  const run = async (line: string) => await runCli(line.split(" "), { cwd: top });
+  await run("init");
+  const { status, stderr } = await run("relocate old new");
+  expect(status).toBe(14);
+  expect(stderr).toContain("error: 'old' is no device, but the folder of a workspace\n");
+  const [, command = ""] = /hint: `imgtx (.*)` moves that\n/.exec(stderr) ?? [];
+  expect(command).toBe(`relocate ./old ${top}/new`);
+  expect(await run(command)).toMatchObject({ status: 0 });
+  expect(readdirSync(`${top}/new`)).toContain("a-after-two.qcow2");
+});

@@ -12,12 +12,13 @@ import { posix } from "node:path";
 import {
   type ChainEntry,
   type DeviceEntry,
+  findDevice,
   type GivenUp,
   requireDevice,
   withTrusted,
 } from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
-import { pathsOfLink } from "../../../format/index.ts";
+import { pathsOfLink, shellQuote } from "../../../format/index.ts";
 import { accessLike } from "../../images/access.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
@@ -46,6 +47,7 @@ export const relocate: Action<RelocateRequest> = {
   async plan({ devices: named, folder: asked, keep }, context): Promise<Plan> {
     const devices = named ?? context.table.devices.map(({ name }) => name);
     assertNamedOnce(devices);
+    for (const device of devices) await assertNoWorkspace(device, asked, context);
     const entries = devices.map((device) => requireDevice(context.table, device));
     for (const entry of entries) assertNotFrozen(entry, "its copy would have its fence");
     const folder = await findFolder(asked, devices[0] ?? "", context);
@@ -80,6 +82,20 @@ export const relocate: Action<RelocateRequest> = {
     };
   },
 };
+
+/** E_NO_DEVICE for a word that no device has, and a folder with a workspace in it: a path would have meant that. */
+async function assertNoWorkspace(
+  device: string,
+  asked: string,
+  { table, storage, gate }: PlanContext,
+): Promise<void> {
+  if (findDevice(table, device)) return;
+  const folder = posix.join(gate.currentFolder, device);
+  if ((await storage.statLink(posix.join(folder, ".imgtx")))?.kind !== "folder") return;
+  throw new ImgtxError("E_NO_DEVICE", `'${device}' is no device, but the folder of a workspace`, {
+    hint: `\`imgtx relocate ${shellQuote(`./${device}`)} ${shellQuote(asked)}\` moves that`,
+  });
+}
 
 /** E_NOT_FOUND, E_NOT_A_FILE for what is no folder; E_REFUSED for one of imgtx's own. */
 async function findFolder(asked: string, device: string, context: PlanContext): Promise<string> {
