@@ -1,5 +1,5 @@
-// Which device stands on a file, or which snapshot keeps it, for those who are about to overwrite it and know of no
-// workspace.
+// Which device stands on a file, or which snapshot keeps it, for those who are about to overwrite or remove it and know of
+// no workspace, or of their own alone.
 //
 // Records of snapshots are read only for a file that no device's chain has: the chains say themselves who has sealed what.
 // In a record no file is looked for but those of its name or its inode number, so that the reading is all that it takes.
@@ -52,6 +52,19 @@ export async function findDeviceOnFile(
     active ??= found;
   }
   return active;
+}
+
+/** The same of an image by its name, of all workspaces but this one, whose commands know themselves what it needs. */
+export async function findUserElsewhere(
+  workspace: Workspace,
+  image: string,
+): Promise<DeviceOnFile | undefined> {
+  const { storage } = workspace;
+  const stat = await storage.stat(image);
+  if (stat?.kind !== "file") return undefined;
+  const real = await storage.realPath(image);
+  const folders = [posix.dirname(real), await storage.realPath(posix.dirname(image))];
+  return await findDeviceOnFile(storage, folders, [image, real], stat, workspace);
 }
 
 async function isSameWorkspace(own: Workspace, other: Workspace): Promise<boolean> {

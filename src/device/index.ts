@@ -55,7 +55,7 @@ export {
   writeNextGeneration,
 } from "./next-generation.ts";
 export { findInherited, unlessGone } from "./inherited.ts";
-export { type DeviceOnFile, findDeviceOnFile } from "./device-on-file.ts";
+export { type DeviceOnFile, findDeviceOnFile, findUserElsewhere } from "./device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
 export { findOwner, lockOwner } from "./owner-lock.ts";
 export { canonicalPath, fromStoredPath, isBelow, toStoredPath } from "./stored-path.ts";

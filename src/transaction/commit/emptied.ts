@@ -3,7 +3,7 @@
 // Invariants
 // - The journal goes after them, durably: until then recovery removes what is still there.
 // - What goes is what was merged: its fence is up, so nobody has written to it; or it is as the plan read it. Nobody has it
-//   open, and nothing stands on it or uses it.
+//   open, and nothing stands on it or uses it, also of another workspace that is found above it.
 // - What stays is named, with the reason, and loses its fence. So does all that is below it.
 // - Nothing goes with its fence up that has another name (a hard link): by that one nobody could open it any more.
 // - An overlay that was to be pointed past it may have been left as it was, by force, and in a folder of its own: it is
@@ -18,7 +18,7 @@ import { lastSeen, liveStatements, type TransactionState } from "../journal/inde
 import { letGo } from "../images/let-go.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
-import { findUses, removeUnless } from "../images/removal.ts";
+import { findUses, removeUnless, whyElsewhere } from "../images/removal.ts";
 import type { KeptFile } from "../request.ts";
 import { isFenceUp, lowerFences } from "./leaving-fences.ts";
 
@@ -87,30 +87,37 @@ async function removeOne(
     // Whether it is the file at all, and its disk is there, comes out after that.
     if (there && there.names > 1)
       await lowerFences(workspace, only(state, [path]), { onAway: () => undefined });
-    return await removeUnless(storage, path, (file) => whyNeeded(state, file, known), { isLocked });
+    return await removeUnless(storage, path, (file) => whyNeeded(workspace, state, file, known), {
+      isLocked,
+    });
   }
   return await letGo(storage, path, {
     expected: lastSeen(state).get(path)?.fingerprint,
     isLocked,
     isFenced: async (file) => await isFenceUp(file, path, state),
-    findReason: async () => await whyUsed(path, known),
+    findReason: async () => await whyUsed(workspace, path, known),
   });
 }
 
-async function whyUsed(path: string, { uses, standing, gone }: Known): Promise<string | undefined> {
+async function whyUsed(
+  workspace: Workspace,
+  path: string,
+  { uses, standing, gone }: Known,
+): Promise<string | undefined> {
   const use = uses.get(path);
   if (use !== undefined) return use;
   const overlay = (await standing.on(path)).find((one) => !gone.has(one));
-  return overlay === undefined ? undefined : `'${overlay}' stands on it`;
+  return overlay === undefined ? await whyElsewhere(workspace, path) : `'${overlay}' stands on it`;
 }
 
 async function whyNeeded(
+  workspace: Workspace,
   state: TransactionState,
   file: StorageFile,
   known: Known,
 ): Promise<string | undefined> {
   const { path } = file;
-  const used = await whyUsed(path, known);
+  const used = await whyUsed(workspace, path, known);
   if (used !== undefined) return used;
   if (await isFenceUp(file, path, state)) return undefined;
   const seen = lastSeen(state).get(path)?.fingerprint;

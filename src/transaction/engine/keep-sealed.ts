@@ -10,7 +10,7 @@ import {
   type ChainEntry,
   type DeviceTable,
   filesOfEntry,
-  findDeviceOnFile,
+  findUserElsewhere,
   type SeenFile,
   type SnapshotReads,
   type SnapshotRef,
@@ -20,6 +20,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import { identityOf, isDeviceIdentity, isSameFile, shellQuote } from "../../format/index.ts";
 import type { FileStat, Storage } from "../../storage/index.ts";
+import { sayElsewhere } from "../images/removal.ts";
 import type { PlanRecord } from "../journal/index.ts";
 import { withName } from "../note-words.ts";
 
@@ -151,29 +152,21 @@ async function assertNotElsewhere(
   plan: Plan,
   changed: ReadonlySet<string>,
 ): Promise<void> {
-  const { storage } = workspace;
-  const tops = await findNewTops(storage, table, plan);
+  const tops = await findNewTops(workspace.storage, table, plan);
   const written = [
     ...tops.map(({ device, image }) => ({ device, image })),
     ...Array.from(changed, (image) => ({ device: plan.devices[0], image })),
   ];
   for (const { device, image } of written) {
-    const stat = await storage.stat(image);
-    if (stat?.kind !== "file") continue;
-    const real = await storage.realPath(image);
-    const folders = [posix.dirname(real), await storage.realPath(posix.dirname(image))];
-    const found = await findDeviceOnFile(storage, folders, [image, real], stat, workspace);
+    const found = await findUserElsewhere(workspace, image);
     // What both have as an active layer is their operator's business, who may have lost the other workspace.
     if (!found || found.isActive) continue;
     const { keptBy, root } = found;
-    const whose = keptBy
-      ? `${withName(`snapshot ${keptBy.number}`, keptBy.name)} of the workspace '${root}' keeps it, of '${found.device}'`
-      : `device '${found.device}' of the workspace '${root}' stands on it`;
     const there = `imgtx --workspace ${shellQuote(root)}`;
     const wayOut = keptBy
       ? `${there} snapshot-show ${keptBy.number}\` shows what it keeps`
       : `${there} device remove ${found.device}\` takes it out there`;
-    throw new ImgtxError("E_IN_USE", `${whose}: nobody else may write to it`, {
+    throw new ImgtxError("E_IN_USE", `${sayElsewhere(found)}: nobody else may write to it`, {
       ...(device !== undefined && { device }),
       image,
       hint: `make an overlay over it, and use that; \`${wayOut}`,

@@ -7,15 +7,17 @@
 //   change at a mount tells of the first by the second.
 // - Nobody has it open, with QEMU's locks or without. They are held while it goes, so that a guest which starts at that
 //   moment is refused.
-// - Nothing refers to it: no device of the table, no other open transaction, no file that stays, and no overlay in folders
-//   of images, or below the workspace.
+// - Nothing refers to it: no device of the table, no other open transaction, no file that stays, no overlay in folders
+//   of images, or below the workspace, and no device or snapshot of another workspace that is found above its folder.
 // - What stays is named, with the reason.
 
 import { posix } from "node:path";
 import {
   type DeviceEntry,
+  type DeviceOnFile,
   type DeviceTable,
   filesOfEntry,
+  findUserElsewhere,
   readTable,
   type Workspace,
 } from "../../device/index.ts";
@@ -38,6 +40,7 @@ import {
   readJournals,
   type Statement,
 } from "../journal/index.ts";
+import { withName } from "../note-words.ts";
 import { isDiskThere } from "./planned-folders.ts";
 import type { KeptFile } from "../request.ts";
 import { OverlaySearch } from "./overlay-search.ts";
@@ -49,6 +52,7 @@ type End = "absent" | "removed" | KeptFile;
 export class Removal {
   /** What stays. */
   readonly kept: KeptFile[] = [];
+  readonly #workspace: Workspace;
   readonly #storage: Storage;
   readonly #statements: readonly Statement[];
   /** Files that the transaction makes, those of what is left of it included. */
@@ -59,11 +63,13 @@ export class Removal {
   readonly #standing: OverlaySearch;
 
   private constructor(
-    { storage, root }: Workspace,
+    workspace: Workspace,
     statements: readonly Statement[],
     earlier: readonly Statement[],
     uses: Map<string, string>,
   ) {
+    const { storage, root } = workspace;
+    this.#workspace = workspace;
     const files = [...earlier, ...statements].flatMap(({ plan }) => plan.newFiles);
     this.#own = new Set(files.flatMap((file) => [file.path, file.staging]));
     this.#storage = storage;
@@ -129,7 +135,7 @@ export class Removal {
     const overlay = (await this.#standing.on(path)).find(
       (one) => !this.#own.has(one) && !this.#uses.has(one),
     );
-    return overlay === undefined ? undefined : `'${overlay}' stands on it`;
+    return overlay === undefined ? await whyElsewhere(this.#workspace, path) : `'${overlay}' stands on it`;
   }
 
   #keep(file: KeptFile): void {
@@ -220,6 +226,18 @@ export async function whyNotAsMade(
   // A statement that was cut off has not looked at it again, and nobody was told that it is there.
   const doubt = made.fingerprint.changedNs === undefined ? undefined : describeDoubt(made.fingerprint, now);
   return doubt && `somebody may have written to it since imgtx made it: ${doubt}`;
+}
+
+/** What needs it of another workspace, which is found above its folder, as a clause. */
+export async function whyElsewhere(workspace: Workspace, image: string): Promise<string | undefined> {
+  const found = await findUserElsewhere(workspace, image);
+  return found && sayElsewhere(found);
+}
+
+/** As a clause, of an image. */
+export function sayElsewhere({ device, root, keptBy, isActive }: DeviceOnFile): string {
+  if (!keptBy) return `device '${device}' of the workspace '${root}' ${isActive ? "uses" : "stands on"} it`;
+  return `${withName(`snapshot ${keptBy.number}`, keptBy.name)} of the workspace '${root}' keeps it, of '${device}'`;
 }
 
 /** Images that a device of the table, or another open transaction, refers to: which one, as a clause. */

@@ -29,7 +29,7 @@ import {
 import type { StorageFile } from "../../storage/index.ts";
 import { digestFile } from "../images/files-beside.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
-import { removeFinished, removeUnless } from "../images/removal.ts";
+import { removeFinished, removeUnless, whyElsewhere } from "../images/removal.ts";
 import { readJournals } from "../journal/index.ts";
 import { sayNote } from "../notes.ts";
 import type { KeptFile, LockWait, Session } from "../request.ts";
@@ -168,7 +168,7 @@ class Collection {
     const overlay = (await standing.on(path)).find((one) => this.#found.every((found) => found.path !== one));
     if (overlay !== undefined) return `'${overlay}' stands on it`;
     const unread = standing.notes.find(({ image }) => image === posix.dirname(path));
-    return unread && sayNote(unread);
+    return unread ? sayNote(unread) : await whyElsewhere(this.#workspace, path);
   }
 
   async #collectBeside(needed: ReadonlyMap<string, string>, { copies }: MadeFiles): Promise<void> {

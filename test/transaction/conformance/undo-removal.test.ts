@@ -21,14 +21,14 @@ import { startQemuDaemon } from "../../helpers/qemu-programs.ts";
 import { T0 } from "../../helpers/transaction/freezing.ts";
 import { mirror, stagingFiles, writeGuest } from "../../helpers/transaction/mirroring.ts";
 import { killAt } from "../../helpers/storage/watched-storage.ts";
-import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-io", "qemu-storage-daemon");
 
 /** An open transaction with a snapshot of vda on a1.qcow2 after the savepoint `start`. */
-async function makeOpen(): Promise<Workbench> {
-  const bench = await makeWorkbench();
+async function makeOpen(root?: string): Promise<Workbench> {
+  const bench = await makeWorkbench(root);
   await bench.begin();
   await bench.savepoint("start");
   await bench.snapshot({ vda: "a1.qcow2" });
@@ -89,6 +89,15 @@ describe.each([
     bench.makeQcow2("clones/mine.qcow2", 5, { name: "../a1.qcow2", format: "qcow2" });
     const kept = isLeft(bench, "a1.qcow2", "clones/mine.qcow2' stands on it");
     expect((await end(bench)).kept).toEqual([kept]);
+  });
+
+  test("leaves an image that a workspace in a folder above has made a device of", async () => {
+    const theirs = new Workbench(makeFolder());
+    const bench = await makeOpen(theirs.at("inner"));
+    await theirs.add("vdx", bench.at("a1.qcow2"));
+    const kept = isLeft(bench, "a1.qcow2", `device 'vdx' of the workspace '${theirs.root}' uses it`);
+    expect((await end(bench)).kept).toEqual([kept]);
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
   });
 
   qemu.test("leaves an overlay that a guest has written to", async () => {
