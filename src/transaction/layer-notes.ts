@@ -90,6 +90,10 @@ export const LAYER_ROWS = {
     },
   ),
   "nothing to relocate": row({}, () => "all that could go is there already"),
+  "named apart": row(
+    { ...IMAGE, to: isText },
+    ({ image, to }) => `${image} goes to ${to}: another image or data file has its name there`,
+  ),
   "way to move back": row(
     BOTH,
     ({ image, device }) => `\`imgtx relocate ${device} ${shellQuote(image)}\` moves it back`,

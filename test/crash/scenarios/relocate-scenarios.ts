@@ -5,7 +5,10 @@ import {
   addAll,
   filesOf,
   group,
+  ONE,
   onTwo,
+  qcow2,
+  type SampleDevice,
   type SampleFile,
   type Scenario,
   step,
@@ -16,6 +19,22 @@ import {
 export const ELSEWHERE: SampleFile = { path: "new/notes.txt", bytes: Buffer.from("there before\n") };
 
 const KEPT = { files: filesOf(TWO, [ELSEWHERE]), prepare: [...addAll(TWO), step(group(TWO))] };
+
+/** A disk that stands on an image with the name of vda's, in another folder. */
+const NAMESAKE: SampleDevice = {
+  name: "vdn",
+  image: "../images/n.qcow2",
+  format: "qcow2",
+  files: () => [
+    qcow2("images/a.qcow2", { dataClusters: [2, 9], seed: 12 }),
+    qcow2("images/n.qcow2", {
+      dataClusters: [9],
+      seed: 13,
+      backing: { name: "a.qcow2", format: "qcow2" },
+    }),
+  ],
+};
+const NAMESAKES = [...ONE, NAMESAKE];
 
 export const RELOCATE_SCENARIOS: readonly Scenario[] = [
   onTwo("relocate", [step("relocate vda vdb ../new")], KEPT),
@@ -34,6 +53,12 @@ export const RELOCATE_SCENARIOS: readonly Scenario[] = [
     ],
     { ...KEPT, studied: [1, 3] },
   ),
+  {
+    name: "relocate files of one name",
+    files: filesOf(NAMESAKES, [ELSEWHERE]),
+    prepare: addAll(NAMESAKES),
+    steps: [step("relocate vda vdn ../new")],
+  },
   onTwo(
     "relocate, aborted",
     [step("txn begin"), step("relocate vda ../new"), { ...step("txn abort"), failsForward: true }],

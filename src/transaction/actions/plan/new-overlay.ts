@@ -299,6 +299,12 @@ export async function nameOverlay(
   }
 }
 
+/** `a.qcow2` as `a-2.qcow2`. */
+export function withNumber(name: string, number: number): string {
+  const stem = name.replace(EXTENSION, "");
+  return `${cut(stem, LONGEST)}-${number}${name.slice(stem.length)}`;
+}
+
 function cut(text: string, mostBytes: number): string {
   let end = text;
   while (Buffer.byteLength(end) > mostBytes) end = end.replace(/.$/su, "");

@@ -20,6 +20,7 @@ import type { PlanContext } from "../plan/action.ts";
 import { targetExists } from "../plan/new-overlay.ts";
 import { type Layer, type Layers, readLayers, withOverlays } from "../way-back/layers.ts";
 import { openLayers, type OpenLayers } from "../way-back/open-layers.ts";
+import { findPlaces, type Places } from "./places.ts";
 
 /** The layers of one of the devices, open as far as they go. */
 export interface DeviceLayers {
@@ -72,19 +73,27 @@ export async function planMoves({ devices, folder, keep }: Wanted, context: Plan
     const open = await openLayers(entry, layers, [entry.image, ...wanted], context, "");
     opened.push({ entry, layers, open });
   }
-  const goes = new Set(going.map(({ image }) => image));
+  const found = going.map((layer) => ({ layer, ...findOpen(layer, opened) }));
+  const links = found.map(({ layer, open }) => open.viewOf(layer.image).link);
+  const places = await findPlaces(links, { layers: all, folder }, context);
   const moves: Move[] = [];
-  for (const layer of going) {
-    const { open, entry } = opened.find((one) => one.layers.has(layer.image)) ?? {};
-    if (!open || !entry) throw new Error("a layer is of one of the devices");
-    moves.push(await planMove(layer, { open, device: entry.name, folder, goes }, context));
+  for (const { layer, open, device } of found) {
+    moves.push(await planMove(layer, { open, device, places }, context));
   }
-  assertApart(moves);
   return {
     devices: opened,
     moves,
-    notes: [...notes, ...staying, ...opened.flatMap(({ open }) => open.doubts)],
+    notes: [...notes, ...staying, ...places.notes, ...opened.flatMap(({ open }) => open.doubts)],
   };
+}
+
+function findOpen(
+  { image }: Layer,
+  opened: readonly DeviceLayers[],
+): { readonly open: OpenLayers; readonly device: string } {
+  const found = opened.find(({ layers }) => layers.has(image));
+  if (!found) throw new Error("a layer is of one of the devices");
+  return { open: found.open, device: found.entry.name };
 }
 
 /** E_CHANGED where the devices' records have images stand on each other in different ways. */
@@ -157,13 +166,11 @@ function depthOf({ below }: Layer, layers: Layers): number {
 interface Around {
   readonly open: OpenLayers;
   readonly device: string;
-  readonly folder: string;
-  /** Images that go. */
-  readonly goes: ReadonlySet<string>;
+  readonly places: Places;
 }
 
 async function planMove(layer: Layer, around: Around, context: PlanContext): Promise<Move> {
-  const { open, device, folder, goes } = around;
+  const { open, device, places } = around;
   const { link, below } = open.viewOf(layer.image);
   assertAsItIs(link, device, context);
   const [next] = below;
@@ -171,21 +178,19 @@ async function planMove(layer: Layer, around: Around, context: PlanContext): Pro
     ...(next &&
       link.header?.backingFileName !== undefined && {
         backing: {
-          name: await nameElsewhere(link.header.backingFileName, next.path, { folder, goes }, context),
+          name: await nameElsewhere(link.header.backingFileName, next.path, places, context),
           format: next.format,
         },
       }),
-    ...dataFileElsewhere(link, folder, context),
+    ...dataFileElsewhere(link, places, context),
   };
-  const dataFile = link.dataFile?.path;
+  const to = places.of(link.path);
+  if (to === undefined) throw new Error("each image that goes has a place");
   const move = {
     layer,
     link,
-    to: posix.join(folder, posix.basename(link.path)),
-    dataFileTo:
-      dataFile === undefined || posix.dirname(dataFile) === folder
-        ? undefined
-        : posix.join(folder, posix.basename(dataFile)),
+    to,
+    dataFileTo: link.dataFile && places.of(link.dataFile.path),
     head: await encodeElsewhere(link, names),
     nameOfBelow: names.backing?.name,
   };
@@ -218,13 +223,14 @@ function assertAsItIs({ path: image, file, header }: ChainLink, device: string, 
 async function nameElsewhere(
   stored: string,
   image: string,
-  { folder, goes }: Pick<Around, "folder" | "goes">,
+  { folder, of: placeOf }: Places,
   { storage }: PlanContext,
 ): Promise<string> {
   const isRelative = !stored.startsWith("/") && localFileOf(stored) === undefined;
-  if (goes.has(image)) {
-    const name = posix.basename(image);
-    if (!isRelative) return posix.join(folder, name);
+  const place = placeOf(image);
+  if (place !== undefined) {
+    const name = posix.basename(place);
+    if (!isRelative) return place;
     return isProtocolName(name) ? `./${name}` : name;
   }
   if (isRelative) return await makeRelativeName(storage, folder, image);
@@ -234,32 +240,11 @@ async function nameElsewhere(
 /** As QEMU does, a relative name of a data file is taken to be one from the current folder. */
 function dataFileElsewhere(
   { header, dataFile }: ChainLink,
-  folder: string,
+  places: Places,
   { gate }: PlanContext,
 ): Pick<NamesElsewhere, "dataFile"> {
   const stored = header?.dataFileName;
-  if (!dataFile || stored === undefined || posix.dirname(dataFile.path) === folder) return {};
-  const path = posix.join(folder, posix.basename(dataFile.path));
+  const path = dataFile && places.of(dataFile.path);
+  if (path === undefined || stored === undefined) return {};
   return { dataFile: stored.startsWith("/") ? path : posix.relative(gate.currentFolder, path) };
-}
-
-/** E_DUPLICATE where two files would get one name. */
-function assertApart(moves: readonly Move[]): void {
-  const owners = new Map<string, string>();
-  for (const { link, to, dataFileTo } of moves) {
-    for (const [from, path] of [
-      [link.path, to],
-      [link.dataFile?.path ?? "", dataFileTo],
-    ] as const) {
-      if (path === undefined) continue;
-      const other = owners.get(path);
-      if (other !== undefined) {
-        throw new ImgtxError("E_DUPLICATE", `'${other}' has the same name, and one folder holds it once`, {
-          image: from,
-          hint: "give one of them another name first, with `imgtx mirror` and `imgtx reopen`, or `imgtx merge` them",
-        });
-      }
-      owners.set(path, from);
-    }
-  }
 }
