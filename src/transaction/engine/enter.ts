@@ -53,11 +53,12 @@ export async function enterStatement(
       // What was opened to name volumes was opened before they were there.
       if (ready.request !== request) await work.images.closeSince(mark);
       ({ request } = ready);
-      planned = await planAndEnter(work, request);
+      planned = await planAndEnter(work, request, mark);
     } else planned = ready;
     if ("plan" in planned) return planned;
     await work.images.closeSince(mark);
     throwIfInterrupted(work.options.signal);
+    work.search = undefined;
     const obstacle = await tryToEnd(work, planned);
     if (!obstacle || (obstacle.code === "E_CHANGED" && tries <= MOST_REPLANS)) continue;
     if (waitingOf(work).waitMs === 0) throw obstacle;
@@ -82,6 +83,7 @@ async function makeReady(
 async function planAndEnter(
   work: Work,
   request: ActionRequest,
+  mark: number,
 ): Promise<{ plan: Plan; record: PlanRecord } | HeldUp> {
   const table = await effectiveTable(work);
   const number = work.journal?.state.statements.length ?? 0;
@@ -95,7 +97,8 @@ async function planAndEnter(
   }
   const { plan, record } = planned;
   throwIfInterrupted(work.options.signal);
-  const heldBeside = await findHeldBeside(work, work.images.byPath().keys());
+  // Those of earlier statements are locked since they were looked at.
+  const heldBeside = await findHeldBeside(work, work.images.pathsSince(mark));
   if (heldBeside) return heldBeside;
   if (!work.journal && hasNothingToDo(record)) {
     work.idle.push(record);

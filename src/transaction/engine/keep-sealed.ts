@@ -90,11 +90,12 @@ async function findNewTops(
   { changes, newFiles }: Plan,
 ): Promise<Written[]> {
   const made = new Set(newFiles.map(({ path }) => path));
-  const known = new Set(table.devices.flatMap(({ image, mirror }) => [image, mirror?.image]));
+  const isKnown = (top: string): boolean =>
+    table.devices.some(({ image, mirror }) => image === top || mirror?.image === top);
   const written: Written[] = [];
   for (const { device, after } of changes) {
     for (const top of [after?.chain[0], after?.mirror?.chain[0]]) {
-      if (top === undefined || made.has(top.image) || known.has(top.image)) continue;
+      if (top === undefined || made.has(top.image) || isKnown(top.image)) continue;
       for (const { image } of filesOfEntry(top)) {
         const isTop = image === top.image;
         const stat = await storage.stat(image);

@@ -41,6 +41,7 @@ import {
   withVolumesLetGo,
 } from "../images/devices.ts";
 import { activateChain } from "../images/volumes.ts";
+import { OverlaySearch } from "../images/overlay-search.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../request.ts";
 import { doneBy } from "./done-before.ts";
@@ -215,6 +216,7 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
     readGeneration: readingOnce(workspace),
     readInherited: inheritedOnce(workspace, table),
     snapshots: readingSnapshots(workspace, table),
+    searchOverlays: () => searchAfter(work, statements),
     gate,
     gateOf: (device) => ({ ...gate, ...trustOf(table, device, options, []) }),
     async openContent(image, format) {
@@ -233,17 +235,7 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
     },
     async openChain(path, format, device, allowPaths = [], how) {
       throwIfInterrupted(options.signal);
-      if (made.has(path)) {
-        throw new ImgtxError(
-          "E_UNSUPPORTED",
-          "a dry run can't look into an image that an earlier action would make",
-          {
-            device,
-            image: path,
-            hint: "run it in a transaction without --dry-run, look, and abort the transaction",
-          },
-        );
-      }
+      if (made.has(path)) throw wouldBeMade(device, path);
       const trust = trustOf(table, device, options, allowPaths);
       const entry = findDevice(table, device);
       if (entry && !work.dryRun) await activateChain(workspace, entry);
@@ -252,6 +244,26 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
       return await onNewBacking(await open(path, format), copiedInto, open);
     },
   };
+}
+
+function wouldBeMade(device: string, image: string): ImgtxError {
+  return new ImgtxError(
+    "E_UNSUPPORTED",
+    "a dry run can't look into an image that an earlier action would make",
+    { device, image, hint: "run it in a transaction without --dry-run, look, and abort the transaction" },
+  );
+}
+
+/** Each folder is read once for many statements: a list of devices to add would else read all of them for each. */
+function searchAfter(work: Work, statements: readonly { readonly plan: PlanRecord }[]): OverlaySearch {
+  const changing = statements.filter(({ plan }) =>
+    [plan.newFiles, plan.redo, plan.copies, plan.removes].some(({ length }) => length > 0),
+  );
+  if (work.search?.changesBefore !== changing.length) {
+    const overlays = new OverlaySearch(work.staged, work.workspace.root);
+    work.search = { overlays, changesBefore: changing.length };
+  }
+  return work.search.overlays;
 }
 
 /** The chain as it will be where one of its images is to stand on another one when all is copied up into it. */

@@ -27,6 +27,7 @@ import {
 } from "../journal/index.ts";
 import { withCommitted } from "../commit/committed-table.ts";
 import { OpenedImages } from "../images/opened-images.ts";
+import type { OverlaySearch } from "../images/overlay-search.ts";
 import { openStaged } from "../images/redo.ts";
 import { DryRun } from "./dry-run.ts";
 import type { Note } from "../notes.ts";
@@ -48,6 +49,8 @@ export interface Work {
   id: string;
   /** Plans of statements that had nothing to do, while there was no journal to tell them to. */
   readonly idle: PlanRecord[];
+  /** The search for overlays that its statements share, and how many of them had made or changed files when it began. */
+  search: { readonly overlays: OverlaySearch; readonly changesBefore: number } | undefined;
   /** What was found out amid the work, to be told with the action on that device. */
   readonly found: { readonly device: string; readonly note: Note }[];
   /** Undefined until an implicit transaction has its first plan. */
@@ -76,7 +79,7 @@ export async function startWork(
   const dryRun = options.dryRun ? new DryRun(storage, left) : undefined;
   const staged = dryRun?.staged ?? left;
   const images = new OpenedImages(staged, { workspaceRoot: root, currentFolder });
-  const rest = { idle: [], found: [], underWay: Promise.resolve() };
+  const rest = { idle: [], found: [], search: undefined, underWay: Promise.resolve() };
   return { workspace, options, deadlineMs, staged, reads, dryRun, images, ...parts, ...rest };
 }
 

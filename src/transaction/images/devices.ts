@@ -96,6 +96,7 @@ export function assertNotBegun(
   { copies, removes }: Pick<PlanRecord, "copies" | "removes">,
   before: readonly PlanRecord[],
 ): void {
+  if (copies.length + removes.length === 0) return;
   const begun = new Set(before.flatMap(volumesFilled));
   const used = copies.flatMap(({ kind, into, files }) => (kind === "fill" ? [] : [into, ...files]));
   const image = [...used, ...removes].find((one) => begun.has(one));

@@ -140,6 +140,12 @@ export class OpenedImages {
     return this.#chains.length;
   }
 
+  /** The images that were opened since, with their data files. */
+  pathsSince(mark: number): ReadonlySet<string> {
+    const links = this.#chains.slice(mark).flatMap(({ chain }) => chain.links);
+    return new Set(links.flatMap(({ path, dataFile }) => (dataFile ? [path, dataFile.path] : [path])));
+  }
+
   /** Closes what was opened since, with its locks, for a plan that is made anew. */
   async closeSince(mark: number): Promise<void> {
     for (const { chain } of this.#chains.splice(mark)) await chain.close();

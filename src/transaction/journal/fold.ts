@@ -229,7 +229,7 @@ function assertRedoLogs(id: string, plan: PlanRecord, file: string): void {
 
 /** Copied is only between files that the transaction knows: else forged. */
 function assertCopies({ statements }: TransactionState, plan: PlanRecord, file: string): void {
-  const plans = [...statements.map((one) => one.plan), plan];
+  const plans = plan.copies.length === 0 ? [] : [...statements.map((one) => one.plan), plan];
   const known = new Set(
     plans.flatMap(({ watched, newFiles }) => [
       ...watched.map(({ image }) => image),

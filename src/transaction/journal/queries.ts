@@ -167,7 +167,27 @@ export function changesByStatement(state: TransactionState): {
   /** By the names that devices have at the end. */
   readonly givesUp: readonly GivenUp[];
 }[] {
-  const kept = new Map(state.fences.map((fence) => [fence.image, fence.kept]));
+  return liveStatements(state).map((statement) => {
+    const { plan, prepared } = statement;
+    const changes = changesWithFences(statement, state.fences);
+    if (plan.givesUp === undefined) return { plan, changes, givesUp: [] };
+    const looks = new Map(prepared?.files.map(({ path, fingerprint }) => [path, fingerprint]));
+    const renames = renamesOf(state, plan.statement);
+    const givesUp = plan.givesUp.map((one) => withLooksOfMade(givenUpByNames(one, renames), looks));
+    return { plan, changes, givesUp };
+  });
+}
+
+/** Statements, fences and entries are never changed once they are made; and each further statement asks what all before it change. */
+const asked = new WeakMap<
+  Statement,
+  { readonly fences: TransactionState["fences"]; readonly changes: readonly TableChange[] }
+>();
+
+function changesWithFences(statement: Statement, fences: TransactionState["fences"]): readonly TableChange[] {
+  const known = asked.get(statement);
+  if (known?.fences === fences) return known.changes;
+  const kept = new Map(fences.map((fence) => [fence.image, fence.kept]));
   const withFences = (entry: DeviceEntry): DeviceEntry => ({
     ...entry,
     frozen: entry.frozen && {
@@ -175,21 +195,17 @@ export function changesByStatement(state: TransactionState): {
       fences: entry.frozen.fences.map((one) => (isRaised(one) ? one : { ...one, ...kept.get(one.image) })),
     },
   });
-  return liveStatements(state).map(({ plan, prepared }) => {
-    const read = new Map(plan.watched.map(({ image, fingerprint }) => [image, fingerprint]));
-    const made = new Map(
-      prepared?.files.map(({ path, fingerprint }) => [path, { before: read.get(path), now: fingerprint }]),
-    );
-    const changes = plan.changes.map(({ device, after }) => ({
-      device,
-      after: after && withFences(withFingerprints(after, made)),
-    }));
-    const looks = new Map(prepared?.files.map(({ path, fingerprint }) => [path, fingerprint]));
-    const givesUp = (plan.givesUp ?? []).map((one) =>
-      withLooksOfMade(givenUpByNames(one, renamesOf(state, plan.statement)), looks),
-    );
-    return { plan, changes, givesUp };
-  });
+  const { plan, prepared } = statement;
+  const read = new Map(plan.watched.map(({ image, fingerprint }) => [image, fingerprint]));
+  const made = new Map(
+    prepared?.files.map(({ path, fingerprint }) => [path, { before: read.get(path), now: fingerprint }]),
+  );
+  const changes = plan.changes.map(({ device, after }) => ({
+    device,
+    after: after && withFences(withFingerprints(after, made)),
+  }));
+  asked.set(statement, { fences, changes });
+  return changes;
 }
 
 /** Devices that get other names, in order: by statements after that one, or by all. */

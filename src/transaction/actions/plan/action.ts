@@ -22,6 +22,7 @@ import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../form
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { HowToOpen } from "../../images/opened-images.ts";
 import type { ImageAccess } from "../../images/access.ts";
+import type { OverlaySearch } from "../../images/overlay-search.ts";
 import type {
   Copy,
   CopyStep,
@@ -58,6 +59,8 @@ export interface PlanContext {
   readInherited(): Promise<ReadonlySet<string>>;
   /** What the snapshots of the table keep. */
   readonly snapshots: SnapshotReads;
+  /** For what is only told: one search for all statements of a command, until one of them makes or changes files. */
+  searchOverlays(): OverlaySearch;
   /** Opens a chain, by a format or by its magic, and keeps it open, for reading, until the command ends; the engine locks its images. */
   openChain(
     path: string,

@@ -114,7 +114,8 @@ export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: 
 
 /**
  * Refuses a table in which one device writes to an image that another device reads through its chain, or
- * writes to as well: the other one's content would change under it. The error is about a changed device.
+ * writes to as well: the other one's content would change under it. The error is about a changed device. Those that
+ * are not changed were apart before, and are only compared with the changed ones: there may be thousands of images.
  */
 export async function assertActiveLayersApart(
   storage: Storage,
@@ -128,10 +129,15 @@ export async function assertActiveLayersApart(
     { name, image, chain },
     ...(mirror ? [{ name, image: mirror.image, chain: mirror.chain }] : []),
   ]);
+  const own = new Set(changed);
+  const keys = new Set(
+    chains.flatMap(({ name, chain }) => (own.has(name) ? chain.flatMap(filesOfEntry).flatMap(keysOf) : [])),
+  );
   for (const { name, chain } of chains) {
     for (const [depth, entry] of chain.entries()) {
       for (const file of filesOfEntry(entry)) {
         for (const key of keysOf(file)) {
+          if (!keys.has(key)) continue;
           const user = { ...file, device: name, depth };
           const known = users.get(key);
           if (known) known.push(user);
@@ -147,7 +153,7 @@ export async function assertActiveLayersApart(
       .flatMap((file) =>
         keysOf(file).flatMap((key) => (users.get(key) ?? []).map((user) => ({ file, user }))),
       )
-      .filter(({ user }) => user.device !== writer);
+      .filter(({ user }) => user.device !== writer && (own.has(writer) || own.has(user.device)));
     const other = await findFirst(pairs, async ({ file, user }) => await areOne(storage, file, user));
     if (!other) continue;
     const { device: user, depth } = other.user;

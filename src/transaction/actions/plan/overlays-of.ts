@@ -69,9 +69,9 @@ export function passingDamaged<Context extends OverlayContext>(context: Context)
 export async function noteStanding(
   device: string,
   image: string,
-  { table, storage, root }: Pick<PlanContext, "table" | "storage" | "root">,
+  { table, searchOverlays }: Pick<PlanContext, "table" | "searchOverlays">,
 ): Promise<Note[]> {
-  const search = new OverlaySearch(storage, root);
+  const search = searchOverlays();
   const known = table.devices.flatMap(({ chain }) => chain.map((entry) => entry.image));
   await search.readAround([], [image, ...known]);
   const [first, ...others] = (await search.on(image)).filter((path) => !STAGED.test(path));
