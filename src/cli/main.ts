@@ -22,7 +22,7 @@ export async function run(argv: readonly string[], context: CliContext): Promise
   if (context.program === "qemu-img" || argv.includes("img")) {
     const { runAsImg } = await import("./img/start.ts");
     const status = await runAsImg(argv, context);
-    if (status !== undefined) return await settleImg(status, context);
+    if (status !== undefined) return await finishImg(status, context);
   }
   const located = locateCommand(argv);
   const report = await Report.create(context, {
@@ -39,10 +39,10 @@ export async function run(argv: readonly string[], context: CliContext): Promise
 }
 
 /** Without loading what a report needs, unless there is something to report. */
-async function settleImg(status: number, context: CliContext): Promise<number> {
+async function finishImg(status: number, context: CliContext): Promise<number> {
   if (!(await context.stdout.settled?.())) return status;
   const options = { json: false, quiet: false, verbose: false, refusesColor: false };
-  return await (await Report.create(context, options)).settle(status);
+  return await (await Report.create(context, options)).finish(status);
 }
 
 async function dispatch(
@@ -53,11 +53,11 @@ async function dispatch(
 ): Promise<number> {
   if (located.wantsVersion) {
     report.print(describeBuild());
-    return await report.settle(0);
+    return await report.finish(0);
   }
   if (located.wantsHelp && (located.bare || located.row)) {
     report.print(await drawHelp(located.path, report.canvas, false));
-    return await report.settle(0);
+    return await report.finish(0);
   }
   // Status 0 is kept for what was done: a script whose variable was empty must not go on.
   if (located.bare && !located.wantsJson) {
@@ -101,7 +101,7 @@ async function execute(
       progress,
       signal: interrupts.signal,
     };
-    return await report.settle(await executeCommand(command, invocation));
+    return await report.finish(await executeCommand(command, invocation));
   } catch (error) {
     return report.failure(interrupts.explain(error));
   } finally {

@@ -135,7 +135,7 @@ export class Report {
    * The exit status of a command that has ended with this one, when its results are out. Where they can't be
    * written, that is never 0: a script would take what it read for the whole. What was done is told then.
    */
-  async settle(status: number): Promise<number> {
+  async finish(status: number): Promise<number> {
     const failure = await this.findWriteFailure();
     if (!failure || failure.readerGone) return status;
     const stands = this.#stands.length > 0;

@@ -36,8 +36,8 @@ export interface LeasedImage {
 const GRACE_MS = 40;
 
 /** How long whoever came amid the move is given to meet QEMU's locks, and to go. */
-const SETTLE_TRIES = 60;
-const SETTLE_PAUSE_MS = 50;
+const LEASE_TRIES = 60;
+const LEASE_PAUSE_MS = 50;
 
 /** Repeats an attempt until nobody has an image open any more who is in its way: E_LOCKED when the time is up. */
 export async function waitForLeases<T extends object>(
@@ -101,7 +101,7 @@ export class ImageLeases {
    * Called after the move, with QEMU's locks still held: waits until whoever came amid it has met them. What it
    * returns says who has not: a line for each image.
    */
-  async settle(): Promise<string[]> {
+  async findWhoWrote(): Promise<string[]> {
     const lines: string[] = [];
     for (const image of this.#met) {
       if (await isFree(this.#storage.host, image.file)) continue;
@@ -121,8 +121,8 @@ async function isFree(host: Host, file: StorageFile): Promise<boolean> {
     const answer = file.takeLease();
     file.dropLease();
     if (answer !== "writers") return true;
-    if (tries === SETTLE_TRIES) return false;
-    await host.sleep(SETTLE_PAUSE_MS);
+    if (tries === LEASE_TRIES) return false;
+    await host.sleep(LEASE_PAUSE_MS);
   }
 }
 

@@ -174,7 +174,7 @@ export type { SnapshotEntry } from "./qcow2/codec/snapshot-table.ts";
 export { canChangeNames, canOpen } from "./chain/owner-access.ts";
 export { howToFindNames, quoteName, shellQuote } from "./quote-name.ts";
 export { findCutOffImages, requireOpenable } from "./open/require-openable.ts";
-export { settleCutOff, settlePartial } from "./qcow2/change/settle-partial.ts";
+export { tidyCutOff, tidyPartial } from "./qcow2/change/tidy-partial.ts";
 export { measureStrips } from "./read/strips.ts";
 export { SliceImage } from "./read/slice-image.ts";
 export { stackImages } from "./open/stacked-image.ts";

@@ -54,14 +54,14 @@ export const txnExec: PlainCommand = {
     try {
       const { id } = begun.description;
       const end = await runChild(invocation, { IMGTX_TXN: id, IMGTX_WORKSPACE: opened.session.root });
-      return await settle(invocation, opened, begun.description, end);
+      return await endAs(invocation, opened, begun.description, end);
     } finally {
       await begun.release();
     }
   },
 };
 
-async function settle(
+async function endAs(
   invocation: Invocation,
   opened: OpenSession,
   { id, onError }: Pick<TransactionDescription, "id" | "onError">,

@@ -76,7 +76,7 @@ const QCOW2_ONLY = {
 } as const;
 
 /** E_USAGE for what a raw image can't have. */
-export function settleRawPreallocation(options: CreateOptions): Preallocation {
+export function chooseRawPreallocation(options: CreateOptions): Preallocation {
   if (options.backingFileName !== undefined || options.backingFormat !== undefined) {
     throw usage("Backing file not supported for file format 'raw'", "backing_file");
   }
@@ -93,7 +93,7 @@ export function settleRawPreallocation(options: CreateOptions): Preallocation {
 }
 
 /** E_USAGE for choices that qcow2 doesn't have, or that exclude each other. */
-export function settleQcow2Choices(options: CreateOptions): Qcow2Choices {
+export function chooseQcow2Choices(options: CreateOptions): Qcow2Choices {
   const { dataFileName, backingFileName, backingFormat } = options;
   const version = parseVersion(options.compat);
   const preallocation = parsePreallocation(options.preallocation);
@@ -104,12 +104,12 @@ export function settleQcow2Choices(options: CreateOptions): Qcow2Choices {
   if (extendedL2 && version === 2) {
     throw usage(`Extended L2 entries are only supported with ${NEEDS_VERSION_3}`, "extended_l2");
   }
-  const clusterBits = settleClusterBits(options.clusterSizeBytes, extendedL2);
+  const clusterBits = chooseClusterBits(options.clusterSizeBytes, extendedL2);
   checkBacking(options, preallocation, extendedL2);
   if (lazyRefcounts && version === 2) {
     throw usage(`Lazy refcounts only supported with ${NEEDS_VERSION_3}`, "lazy_refcounts");
   }
-  const refcountOrder = settleRefcountOrder(options.refcountBits, version, " (use version=v3 or greater)");
+  const refcountOrder = chooseRefcountOrder(options.refcountBits, version, " (use version=v3 or greater)");
   if (dataFileRaw && dataFileName === undefined) {
     throw usage("data-file-raw requires data-file", "data_file_raw");
   }
@@ -194,7 +194,7 @@ function parseCompressionType(type: string | undefined): "zlib" | "zstd" {
 }
 
 /** Default: 64 KiB. E_USAGE for a size that no cluster has, or none with extended L2 entries. */
-export function settleClusterBits(clusterSizeBytes = DEFAULT_CLUSTER_SIZE_BYTES, extendedL2 = false): number {
+export function chooseClusterBits(clusterSizeBytes = DEFAULT_CLUSTER_SIZE_BYTES, extendedL2 = false): number {
   const clusterBits = Math.log2(clusterSizeBytes);
   if (!Number.isInteger(clusterBits) || clusterBits < CLUSTER_BITS_MIN || clusterBits > CLUSTER_BITS_MAX) {
     throw usage("Cluster size must be a power of two between 512 and 2048k", "cluster_size");
@@ -209,7 +209,7 @@ export function settleClusterBits(clusterSizeBytes = DEFAULT_CLUSTER_SIZE_BYTES,
 }
 
 /** Default: 16 bits. E_USAGE for a width that no refcount has, or none in the version; advice says how to ask for a newer one. */
-export function settleRefcountOrder(refcountBits = 16, version: 2 | 3 = 3, advice = ""): number {
+export function chooseRefcountOrder(refcountBits = 16, version: 2 | 3 = 3, advice = ""): number {
   const order = Math.log2(refcountBits);
   if (!Number.isInteger(order) || order < 0 || order > REFCOUNT_ORDER_MAX) {
     throw usage("Refcount width must be a power of two and may not exceed 64 bits", "refcount_bits");
@@ -224,7 +224,7 @@ export function settleRefcountOrder(refcountBits = 16, version: 2 | 3 = 3, advic
 }
 
 /** How large the image gets: as asked, else as large as what it stands on; rounded up to a multiple of 512. */
-export function settleVirtualSize(
+export function chooseVirtualSize(
   virtualSizeBytes: number | undefined,
   backingSizeBytes: number | undefined,
 ): number {

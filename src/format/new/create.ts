@@ -16,9 +16,9 @@ import {
   imageTooLarge,
   type Preallocation,
   type Qcow2Choices,
-  settleQcow2Choices,
-  settleRawPreallocation,
-  settleVirtualSize,
+  chooseQcow2Choices,
+  chooseRawPreallocation,
+  chooseVirtualSize,
 } from "./create-options.ts";
 import type { ImageFormat } from "../image-format.ts";
 import {
@@ -97,13 +97,13 @@ export async function planImage(request: ImageRequest): Promise<ImagePlan> {
     extentSizeIsChosen: options.extentSizeHintBytes !== undefined,
   };
   if (format === "raw") {
-    const preallocation = settleRawPreallocation(options);
-    const virtualSizeBytes = settleVirtualSize(request.virtualSizeBytes, undefined);
+    const preallocation = chooseRawPreallocation(options);
+    const virtualSizeBytes = chooseVirtualSize(request.virtualSizeBytes, undefined);
     if (virtualSizeBytes > VIRTUAL_SIZE_MAX) throw imageTooLarge(format);
     return { format, virtualSizeBytes, preallocation, hints };
   }
-  const virtualSizeBytes = settleVirtualSize(request.virtualSizeBytes, request.backingSizeBytes);
-  return await planQcow2Image(virtualSizeBytes, settleQcow2Choices(options), hints);
+  const virtualSizeBytes = chooseVirtualSize(request.virtualSizeBytes, request.backingSizeBytes);
+  return await planQcow2Image(virtualSizeBytes, chooseQcow2Choices(options), hints);
 }
 
 /** The same of a qcow2 image whose choices are settled. */

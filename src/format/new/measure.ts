@@ -7,7 +7,7 @@
 
 import { alignDown, alignUp, endOf, guestOffset } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type CreateOptions, settleClusterBits, settleRefcountOrder } from "./create-options.ts";
+import { type CreateOptions, chooseClusterBits, chooseRefcountOrder } from "./create-options.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
 import type { OpenedImage } from "../open/open-image.ts";
 import { measureBitmap } from "../qcow2/codec/bitmap.ts";
@@ -35,7 +35,7 @@ export function measureRaw(source: MeasureSource): Measured {
 
 /** E_USAGE, in qemu-img's words, for options that can't be; E_UNSUPPORTED for a size that the clusters can't map. */
 export async function measureQcow2(source: MeasureSource, options: CreateOptions): Promise<Measured> {
-  const layout = settleLayout(options);
+  const layout = chooseLayout(options);
   const { clusterBytes, entryBytes } = layout;
   const dataBytes = alignUp(sizeOf(source), clusterBytes);
   const l2Tables = Math.ceil(dataBytes / clusterBytes / (clusterBytes / entryBytes));
@@ -70,16 +70,16 @@ interface Layout {
 }
 
 /** Only what decides on sizes, judged in qemu-img's order. */
-function settleLayout(options: CreateOptions): Layout {
+function chooseLayout(options: CreateOptions): Layout {
   const { clusterSizeBytes, extendedL2 = false, preallocation = "off", compat = "1.1" } = options;
-  const clusterBits = settleClusterBits(clusterSizeBytes, extendedL2);
+  const clusterBits = chooseClusterBits(clusterSizeBytes, extendedL2);
   if (!["off", "metadata", "falloc", "full"].includes(preallocation)) {
     throw usage(`invalid parameter value: ${preallocation}`, "preallocation");
   }
   if (compat !== "0.10" && compat !== "1.1")
     throw usage(`Invalid compatibility level: '${compat}'`, "compat");
   const version = compat === "1.1" ? 3 : 2;
-  const refcountOrder = settleRefcountOrder(options.refcountBits, version, " (use compat=1.1 or greater)");
+  const refcountOrder = chooseRefcountOrder(options.refcountBits, version, " (use compat=1.1 or greater)");
   const entryBytes = extendedL2 ? 2 * TABLE_ENTRY_BYTES : TABLE_ENTRY_BYTES;
   return { version, clusterBits, clusterBytes: 2 ** clusterBits, entryBytes, refcountOrder };
 }

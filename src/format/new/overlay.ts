@@ -14,9 +14,9 @@ import { CLUSTER_BITS_MIN_EXTENDED_L2 } from "../qcow2/codec/limits.ts";
 import { planQcow2Image, type Qcow2ImagePlan } from "./create.ts";
 import {
   type Qcow2Choices,
-  settleClusterBits,
-  settleRefcountOrder,
-  settleVirtualSize,
+  chooseClusterBits,
+  chooseRefcountOrder,
+  chooseVirtualSize,
 } from "./create-options.ts";
 
 /** What a user may choose; what is left out is inherited. `compat` names the version as qemu-img does. */
@@ -57,7 +57,7 @@ export async function planOverlay(request: OverlayRequest): Promise<Qcow2ImagePl
   requirePlainPath(backingName, backing.path);
   requireStorableName(backingName, backing.path);
   const choices: Qcow2Choices = {
-    ...settleLayout(backing.header, options),
+    ...chooseLayout(backing.header, options),
     lazyRefcounts: false,
     preallocation: "off",
     compressionType: "zlib",
@@ -67,7 +67,7 @@ export async function planOverlay(request: OverlayRequest): Promise<Qcow2ImagePl
     backingFileName: backingName,
     backingFormat,
   };
-  const virtualSizeBytes = settleVirtualSize(request.virtualSizeBytes, undefined);
+  const virtualSizeBytes = chooseVirtualSize(request.virtualSizeBytes, undefined);
   try {
     const hints = { noCow: false, extentSizeHintBytes: 0, extentSizeIsChosen: false };
     return await planQcow2Image(virtualSizeBytes, choices, hints);
@@ -86,20 +86,20 @@ export async function planOverlay(request: OverlayRequest): Promise<Qcow2ImagePl
 }
 
 /** header: that of the image below; undefined for raw. */
-function settleLayout(
+function chooseLayout(
   header: InheritableLayout | undefined,
   { clusterSizeBytes, refcountBits, extendedL2, compat }: OverlayOptions,
 ): Pick<Qcow2Choices, "version" | "clusterBits" | "refcountOrder" | "extendedL2"> {
-  const inherited = Math.log2(header?.clusterSizeBytes ?? 2 ** settleClusterBits());
+  const inherited = Math.log2(header?.clusterSizeBytes ?? 2 ** chooseClusterBits());
   const leastBits = extendedL2 === true ? CLUSTER_BITS_MIN_EXTENDED_L2 : 0;
   const clusterBits =
     clusterSizeBytes === undefined
       ? Math.max(inherited, leastBits)
-      : settleClusterBits(clusterSizeBytes, extendedL2);
+      : chooseClusterBits(clusterSizeBytes, extendedL2);
   const needsVersion3 = extendedL2 === true || (refcountBits ?? 16) !== 16;
   const version =
     compat === undefined ? (needsVersion3 ? 3 : (header?.version ?? 3)) : compat === "0.10" ? 2 : 3;
-  const chosenOrder = settleRefcountOrder(refcountBits, version);
+  const chosenOrder = chooseRefcountOrder(refcountBits, version);
   if (version === 2) {
     if (extendedL2 !== true) return { version, clusterBits, refcountOrder: chosenOrder, extendedL2: false };
     throw new ImgtxError(

@@ -28,7 +28,7 @@ import {
   requireMirror,
   hasMirror,
 } from "./plan/mirroring.ts";
-import { type NewCopy, planFresh, settleCopy } from "./plan/new-copy.ts";
+import { type NewCopy, planFresh, chooseCopy } from "./plan/new-copy.ts";
 import { planTracking } from "./plan/tracking.ts";
 import { isMadeOfNothing, isUnfinished } from "./plan/volume-copy.ts";
 import type { PlannedReport } from "../journal/index.ts";
@@ -183,7 +183,7 @@ async function planParent(
   }
   const opened = await context.openChain(source.image, source.format, device);
   const parent = await settleChain(context.storage.host, opened);
-  const copy = await settleCopy({ ...target, format: missing.format }, missing.image, parent, context);
+  const copy = await chooseCopy({ ...target, format: missing.format }, missing.image, parent, context);
   const fresh = await planFresh(copy, target, parent, context);
   const [own] = twin.chain;
   const [made, ...below] = fresh.entries;
@@ -286,7 +286,7 @@ async function planNew(
     const hint = other && `'${other.name}' is a device: several are written as ${pair}`;
     throw hasMirror(device, entry.mirror, path, hint);
   }
-  const copy = await settleCopy(target, path, present, context);
+  const copy = await chooseCopy(target, path, present, context);
   if (target.reuse && (await context.storage.statLink(path))) {
     return await planReuse(entry, copy, { present, context, target });
   }

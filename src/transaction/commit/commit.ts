@@ -40,7 +40,7 @@ import {
 import { assertNamesFree, closingTable, summarise } from "./closing.ts";
 import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, withChangedImages } from "./finish.ts";
 import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
-import { imagesToKeepFenced, raiseFences, settleLeft, takeFencesBack } from "./leaving-fences.ts";
+import { imagesToKeepFenced, raiseFences, liftLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
 import { imagesCopiedInto } from "./copies.ts";
 import { reserveForCopies } from "./copy-space.ts";
@@ -163,7 +163,7 @@ async function checkThen<T>(
     );
     await release();
     const result = await done.rest();
-    for (const line of await done.leases.settle()) inHand.onNotice?.(line);
+    for (const line of await done.leases.findWhoWrote()) inHand.onNotice?.(line);
     return result;
   } finally {
     await release();
@@ -333,7 +333,7 @@ async function markAndMove(
     if (journal.state.fences.some(({ kept }) => !kept)) {
       // Else the fences would wait for this process's own leases.
       leases.dropEarly();
-      const kept = await settleLeft(workspace, journal.state, {});
+      const kept = await liftLeft(workspace, journal.state, {});
       for (const { path, why } of kept) inHand.onNotice?.(`left '${path}' as it is: ${why}`);
       await rememberLeft(workspace, journal.state, closing, new Map(), kept);
     }

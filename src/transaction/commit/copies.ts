@@ -34,7 +34,7 @@ import {
   isSameFile,
   type LayersToCopy,
   lookAtFiles,
-  settleCutOff,
+  tidyCutOff,
 } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { MARK_EVERY_MS, progressOf } from "../actions/plan/action.ts";
@@ -268,8 +268,7 @@ async function copyInto(
   }
   const isFenced = format === "qcow2" && (await isFileFenced(file));
   const isCutOff = found === "fenced" || found === "touched";
-  if (isCutOff && format === "qcow2")
-    await settleCutOff(storage, file, { gate, signal: undefined, isFenced });
+  if (isCutOff && format === "qcow2") await tidyCutOff(storage, file, { gate, signal: undefined, isFenced });
   const { host } = storage;
   let told = host.monotonicMs();
   const layers = {

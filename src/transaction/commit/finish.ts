@@ -33,7 +33,7 @@ import { removeEmptied } from "./emptied.ts";
 import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
 import { rememberLeft } from "./left-times.ts";
 import { holdMoved } from "./moved-devices.ts";
-import { findKept, settleLeft } from "./leaving-fences.ts";
+import { findKept, liftLeft } from "./leaving-fences.ts";
 import {
   imagesCopiedInto,
   imagesCopiedLate,
@@ -103,7 +103,7 @@ export async function finishCommit(
   const isDue = (image: string): boolean => !used.has(image);
   const redone = await applyRedo(workspace, journal, { ...how, isDue, hasMoved: true });
   const down: (() => Promise<void>)[] = [];
-  const unsure = await settleLeft(workspace, state, { onDown: (renew) => down.push(renew) });
+  const unsure = await liftLeft(workspace, state, { onDown: (renew) => down.push(renew) });
   const remember = async (): Promise<void> => {
     for (const { path, why } of unsure) how.onNotice?.(`left '${path}' as it is: ${why}`);
     await how.underLock(async () => await rememberClosing(workspace, journal, table, redone, unsure));

@@ -220,7 +220,7 @@ export async function lowerFences(
 }
 
 /** When the table has moved, durably: lifts those that no redo log has lifted, and that no device keeps. */
-export async function settleLeft(
+export async function liftLeft(
   workspace: Workspace,
   state: TransactionState,
   how: HowToLower,

@@ -25,7 +25,7 @@ import {
   lookAtFiles,
   mayBeSameFile,
   openImage,
-  settleCutOff,
+  tidyCutOff,
 } from "../../format/index.ts";
 import { guestOffset } from "../../units/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
@@ -180,7 +180,7 @@ async function isSound(
 ): Promise<boolean> {
   if (format === "raw") return true;
   try {
-    await settleCutOff(storage, file, { gate, signal: undefined, isFenced: true });
+    await tidyCutOff(storage, file, { gate, signal: undefined, isFenced: true });
     return true;
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_CORRUPT") return false;

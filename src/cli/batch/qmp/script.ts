@@ -61,7 +61,7 @@ export function readScript(text: string, cwd: string): Script {
   }
   return {
     envelopes,
-    errands: errands.map((errand, index) => settleEnd(errand, errands, index)),
+    errands: errands.map((errand, index) => withEnd(errand, errands, index)),
     refusal: undefined,
   };
 }
@@ -239,7 +239,7 @@ function assertInOrder(errand: Errand, before: readonly Errand[], { prefix }: En
   }
 }
 
-function settleEnd(errand: Errand, all: readonly Errand[], index: number): Errand {
+function withEnd(errand: Errand, all: readonly Errand[], index: number): Errand {
   if (errand.kind !== "begin") return errand;
   return {
     kind: "begin",

@@ -23,7 +23,7 @@ import {
   makeRelativeName,
   parseImageFormat,
   planImage,
-  settlePartial,
+  tidyPartial,
   writeImage,
 } from "../../../format/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
@@ -97,7 +97,7 @@ function entriesBelow({ backing }: NewCopy, present: Chain): MirrorEntry["chain"
     .map((below, index) => (index === 0 ? { ...below, name: backing.name } : below));
 }
 
-export async function settleCopy(
+export async function chooseCopy(
   target: MirrorTarget,
   path: string,
   present: Chain,
@@ -203,7 +203,7 @@ async function findStart(
   if (mark === undefined || (dataFile !== undefined && tools.isFresh(1))) return undefined;
   if (format === "raw") return mark;
   const around = { gate: context.gate, signal: tools.signal };
-  const isSound = await settlePartial(context.storage, file.path, { file, dataFile }, around);
+  const isSound = await tidyPartial(context.storage, file.path, { file, dataFile }, around);
   return isSound ? mark : undefined;
 }
 

@@ -50,7 +50,7 @@ export async function fillCopies(
       keepMark: async (offset) => await tools.keepMark(index, offset),
     });
     await verifyFile(copy, { signal: tools.signal, onProgress });
-    await settle(target, source.stat, toMake);
+    await giveRights(target, source.stat, toMake);
   }
 }
 
@@ -69,7 +69,7 @@ async function assertRoom(
 }
 
 /** A mode without the owner's right to write is one that a copy could not be gone on with: it comes last. */
-async function settle(
+async function giveRights(
   target: StorageFile,
   { mode, modifiedNs, ...source }: FileStat,
   { acl }: FileToMake,

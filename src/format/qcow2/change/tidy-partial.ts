@@ -21,13 +21,13 @@ interface Around {
  * An image that is being made, and that nobody else has yet. False where it is damaged, or no image yet, and has to
  * be begun anew.
  */
-export async function settlePartial(
+export async function tidyPartial(
   storage: Storage,
   path: string,
   files: { readonly file: StorageFile; readonly dataFile: StorageFile | undefined },
   { gate, signal }: Around,
 ): Promise<boolean> {
-  return await settle(storage, path, files.file, { ...files, gate }, signal);
+  return await tidy(storage, path, files.file, { ...files, gate }, signal);
 }
 
 /**
@@ -35,7 +35,7 @@ export async function settlePartial(
  * alone is written once more. One that is damaged in any other way, or can't be checked, is left as it is then: what
  * leaks costs space and nothing else.
  */
-export async function settleCutOff(
+export async function tidyCutOff(
   storage: Storage,
   file: StorageFile,
   { gate, signal, isFenced }: Around & Pick<WritingOptions, "isFenced">,
@@ -45,13 +45,13 @@ export async function settleCutOff(
     await image.renewMetadata();
     await image.flush(TABLES_DURABLE);
   });
-  await unlessItFails(() => settle(storage, file.path, file, writing, signal), ["E_UNSUPPORTED"]);
+  await unlessItFails(() => tidy(storage, file.path, file, writing, signal), ["E_UNSUPPORTED"]);
 }
 
 /** Before refcounts fall: what shows that nothing refers to a cluster may be in the page cache alone. */
 const TABLES_DURABLE = "tables-before-leaks-fall";
 
-async function settle(
+async function tidy(
   storage: Storage,
   path: string,
   file: StorageFile,
