@@ -94,6 +94,10 @@ export const LAYER_ROWS = {
     { ...IMAGE, to: isText },
     ({ image, to }) => `${image} goes to ${to}: another image or data file has its name there`,
   ),
+  "named anew": row(
+    { ...IMAGE, to: isText },
+    ({ image, to }) => `${image} stays, and names what it stands on ${to} from now on`,
+  ),
   "way to move back": row(
     BOTH,
     ({ image, device }) => `\`imgtx relocate ${device} ${shellQuote(image)}\` moves it back`,

@@ -36,6 +36,21 @@ const NAMESAKE: SampleDevice = {
 };
 const NAMESAKES = [...ONE, NAMESAKE];
 
+/** A disk that is in the folder already, on an image that is not. */
+const THERE: SampleDevice = {
+  name: "vdt",
+  image: "../new/t.qcow2",
+  format: "qcow2",
+  files: () => [
+    qcow2("ws/under.qcow2", { dataClusters: [2, 9], seed: 14 }),
+    qcow2("new/t.qcow2", {
+      dataClusters: [9],
+      seed: 15,
+      backing: { name: "../ws/under.qcow2", format: "qcow2" },
+    }),
+  ],
+};
+
 export const RELOCATE_SCENARIOS: readonly Scenario[] = [
   onTwo("relocate", [step("relocate vda vdb ../new")], KEPT),
   onTwo(
@@ -58,6 +73,13 @@ export const RELOCATE_SCENARIOS: readonly Scenario[] = [
     files: filesOf(NAMESAKES, [ELSEWHERE]),
     prepare: addAll(NAMESAKES),
     steps: [step("relocate vda vdn ../new")],
+  },
+  {
+    name: "relocate what images stand on that are there",
+    files: filesOf([THERE], [ELSEWHERE]),
+    prepare: [...addAll([THERE]), step("snapshot vdt ../new/t1.qcow2")],
+    steps: [step("relocate vdt ../new")],
+    changing: { "new/t.qcow2": "qcow2" },
   },
   onTwo(
     "relocate, aborted",

@@ -153,41 +153,6 @@ describe("devices in another folder", () => {
   });
 });
 
-describe("files of one name", () => {
-  test("get numbers, past what the folder has by such names, and are named by these", async () => {
-    const bench = await makeWorkbench();
-    bench.makeQcow2("other/a.qcow2", 5, { name: "../a.qcow2", format: "qcow2" });
-    await bench.remove("vda");
-    await bench.add("vdd", "other/a.qcow2");
-    const [shown, elsewhere] = [await bench.content(), makeFolder()];
-    writeFileSync(path.join(elsewhere, "a-2.qcow2"), "mine");
-    const told = `${bench.at("a.qcow2")} goes to ${path.join(elsewhere, "a-3.qcow2")}`;
-    const dry = await relocate(bench, ["vdd"], elsewhere, { dryRun: true });
-    expect(dry.actions[0]!.notes.join("\n")).toContain(told);
-    const { actions } = await relocate(bench, ["vdd"], elsewhere);
-    expect(actions[0]!.notes.join("\n")).toContain(told);
-    expect(imagesIn(elsewhere)).toEqual(["a-2.qcow2", "a-3.qcow2", "a.qcow2", "base.raw"]);
-    expect(readFileSync(path.join(elsewhere, "a-2.qcow2"), "utf8")).toBe("mine");
-    expect(infoOf(path.join(elsewhere, "a.qcow2"))).toMatchObject({ "backing-filename": "a-3.qcow2" });
-    expect([existsSync(bench.at("a.qcow2")), existsSync(bench.at("other/a.qcow2"))]).toEqual([false, false]);
-    expect(await bench.content()).toEqual(shown);
-  });
-
-  test("are told from a device's own that is there already, and from names that others get", async () => {
-    const bench = await makeWorkbench();
-    bench.makeQcow2("other/b.raw", 5, { name: "../b.raw", format: "raw" });
-    bench.makeQcow2("third/b-2.raw", 6, { name: "../other/b.raw", format: "qcow2" });
-    await bench.remove("vdb");
-    await bench.add("vdb", "third/b-2.raw", "qcow2");
-    const shown = await bench.content();
-    await relocate(bench, ["vdb"], bench.root);
-    expect(await bench.images()).toMatchObject({ vdb: "b-2.raw" });
-    expect(infoOf(bench.at("b-2.raw"))).toMatchObject({ "backing-filename": "b-3.raw" });
-    expect(infoOf(bench.at("b-3.raw"))).toMatchObject({ "backing-filename": "b.raw" });
-    expect(await bench.content()).toEqual(shown);
-  });
-});
-
 describe("with --keep", () => {
   test("the sources stay as they were, and an undo goes back to them", async () => {
     const { bench, elsewhere } = await makeKept();

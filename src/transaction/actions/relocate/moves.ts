@@ -2,18 +2,21 @@
 //
 // Invariants
 // - What goes is a layer with all that stands on it: no image is left on one that is gone.
-// - A name that is relative stays so, and leads to the same image: where that goes too, to its new place.
+// - A name that is relative stays so, and leads to the same image: where that goes too, to its new place. So does the name in
+//   an image that is in the folder already: it is changed in place, by the commit.
 
 import { posix } from "node:path";
 import { type DeviceEntry, filesOfEntry } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import {
   type ChainLink,
   encodeElsewhere,
   isProtocolName,
+  judgeBacking,
   localFileOf,
   makeRelativeName,
   type NamesElsewhere,
+  type StoredBacking,
 } from "../../../format/index.ts";
 import type { Note } from "../../notes.ts";
 import type { PlanContext } from "../plan/action.ts";
@@ -42,10 +45,19 @@ export interface Move {
   readonly nameOfBelow: string | undefined;
 }
 
+/** A layer that is in the folder already, and stands on one that goes there. */
+export interface Relink {
+  readonly layer: Layer;
+  readonly link: ChainLink;
+  /** By which it names that then. */
+  readonly backing: StoredBacking;
+}
+
 export interface Moves {
   readonly devices: readonly DeviceLayers[];
   /** Those with most below them first. */
   readonly moves: readonly Move[];
+  readonly relinks: readonly Relink[];
   readonly notes: readonly Note[];
 }
 
@@ -65,10 +77,11 @@ export async function planMoves({ devices, folder, keep }: Wanted, context: Plan
   }
   const known = unite(trees.map(({ layers }) => layers));
   const { layers: all, notes } = await withOverlays(known, keep, context);
-  const { going, staying } = divide(all, await findBlockDevices(all, context), folder);
+  const { going, onThem, staying } = divide(all, await findBlockDevices(all, context), folder);
+  if (keep) assertNoneChanges(onThem);
   const opened: DeviceLayers[] = [];
   for (const { entry, layers } of trees) {
-    const wanted = going.flatMap(({ image }) => (layers.has(image) ? [image] : []));
+    const wanted = [...going, ...onThem].flatMap(({ image }) => (layers.has(image) ? [image] : []));
     // The device's own chain in any case: its commit is about that.
     const open = await openLayers(entry, layers, [entry.image, ...wanted], context, "");
     opened.push({ entry, layers, open });
@@ -80,10 +93,23 @@ export async function planMoves({ devices, folder, keep }: Wanted, context: Plan
   for (const { layer, open, device } of found) {
     moves.push(await planMove(layer, { open, device, places }, context));
   }
+  const relinks: Relink[] = [];
+  for (const layer of onThem) {
+    relinks.push(await planRelink(layer, { ...findOpen(layer, opened), places }, context));
+  }
   return {
     devices: opened,
     moves,
-    notes: [...notes, ...staying, ...places.notes, ...opened.flatMap(({ open }) => open.doubts)],
+    relinks,
+    notes: [
+      ...notes,
+      ...staying,
+      ...places.notes,
+      ...relinks.map(
+        ({ link, backing }) => ({ code: "named anew", image: link.path, to: backing.name }) as const,
+      ),
+      ...opened.flatMap(({ open }) => open.doubts),
+    ],
   };
 }
 
@@ -123,7 +149,7 @@ async function findBlockDevices(layers: Layers, { storage }: PlanContext): Promi
   return found;
 }
 
-/** E_REFUSED for one that is there already, and stands on what would go. */
+/** onThem: those that are there already, and stand on what goes. */
 function divide(layers: Layers, blockDevices: ReadonlySet<string>, folder: string) {
   const needed = new Map<string, string>();
   const keepBelow = ({ image, below }: Layer, by: string): void => {
@@ -138,16 +164,10 @@ function divide(layers: Layers, blockDevices: ReadonlySet<string>, folder: strin
   }
   const isThere = ({ image }: Layer): boolean => posix.dirname(image) === folder;
   const going = [...layers.values()].filter((layer) => !needed.has(layer.image) && !isThere(layer));
-  const onIt = [...layers.values()].find(
-    (layer) => isThere(layer) && going.some(({ image }) => image === layer.below),
+  const goes = new Set(going.map(({ image }) => image));
+  const onThem = [...layers.values()].filter(
+    ({ image, below }) => !goes.has(image) && below !== null && goes.has(below),
   );
-  if (onIt) {
-    throw new ImgtxError(
-      "E_REFUSED",
-      `it is in the folder already, and stands on ${onIt.below ?? ""}, which would go: its name for that would lead nowhere`,
-      { image: onIt.image, hint: "name another folder, to which all of the chain goes" },
-    );
-  }
   const staying = [...needed].map(
     ([image, by]): Note =>
       blockDevices.has(image)
@@ -155,7 +175,7 @@ function divide(layers: Layers, blockDevices: ReadonlySet<string>, folder: strin
         : { code: "layer stays", image, by },
   );
   const depth = (layer: Layer): number => depthOf(layer, layers);
-  return { going: going.sort((a, b) => depth(b) - depth(a)), staying };
+  return { going: going.sort((a, b) => depth(b) - depth(a)), onThem, staying };
 }
 
 function depthOf({ below }: Layer, layers: Layers): number {
@@ -199,6 +219,38 @@ async function planMove(layer: Layer, around: Around, context: PlanContext): Pro
     if (path !== undefined && there) throw targetExists(device, path, there, ", or another folder");
   }
   return move;
+}
+
+/** E_REFUSED: an undo would find its sources, and an image on them that names their copies. */
+function assertNoneChanges([first]: readonly Layer[]): void {
+  if (!first) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    "it is in the folder already, and would name the copy of what it stands on",
+    {
+      image: first.image,
+      hint: "leave out `--keep`, or name a folder that none of the images is in",
+    },
+  );
+}
+
+async function planRelink(
+  { image, ...layer }: Layer,
+  { open, device, places }: Around,
+  context: PlanContext,
+): Promise<Relink> {
+  const {
+    link,
+    below: [next],
+  } = open.viewOf(image);
+  const stored = link.header?.backingFileName;
+  if (!next || stored === undefined) throw new Error("what stands on an image names it");
+  assertAsItIs(link, device, context);
+  return await withPlace({ device, image }, async () => {
+    const backing = { name: await nameElsewhere(stored, next.path, places, context), format: next.format };
+    judgeBacking(link, backing);
+    return { layer: { image, ...layer }, link, backing };
+  });
 }
 
 /** E_REFUSED for what the transaction changes as well, and for what has a fence: the copy would have it, and nobody knew. */

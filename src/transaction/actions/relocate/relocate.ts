@@ -6,7 +6,8 @@
 // the same file, would have to come with another name stored in that very file: a crash in between leaves one that leads
 // nowhere, or changes an image before the mark.
 //
-// Invariant: until the mark the sources are untouched, and after it each goes only where it is what was copied.
+// Invariant: until the mark the sources are untouched, and after it each goes only where it is what was copied. What is in
+// the folder already, and stands on one of them, names the copy before that goes.
 
 import { posix } from "node:path";
 import {
@@ -18,7 +19,7 @@ import {
   withTrusted,
 } from "../../../device/index.ts";
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
-import { pathsOfLink, shellQuote } from "../../../format/index.ts";
+import { changeBacking, pathsOfLink, shellQuote } from "../../../format/index.ts";
 import { accessLike } from "../../images/access.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
@@ -37,7 +38,7 @@ import {
   renewTaken,
 } from "../way-back/renewed-records.ts";
 import { fillCopies, type PlannedFileCopy } from "./fill.ts";
-import { type DeviceLayers, type Move, type Moves, planMoves } from "./moves.ts";
+import { type DeviceLayers, type Move, type Moves, planMoves, type Relink } from "./moves.ts";
 
 export const relocate: Action<RelocateRequest> = {
   saying: { noun: "relocation", done: "relocated", planned: "would be relocated" },
@@ -56,7 +57,8 @@ export const relocate: Action<RelocateRequest> = {
     if (!keep) await assertRemovable(moves, context);
     const removes = keep ? [] : moves.moves.flatMap(({ link }) => pathsOfLink(link)).filter(isGone(files));
     const planned = [];
-    for (const one of moves.devices) planned.push(await planOne(one, moves.moves, context));
+    for (const one of moves.devices) planned.push(await planOne(one, moves, context));
+    const changed = moves.relinks.map(({ link }) => link.path);
     return {
       devices,
       reports: planned.map((one, index) =>
@@ -73,8 +75,13 @@ export const relocate: Action<RelocateRequest> = {
           ? []
           : planned.map(({ givesUp }, index) => ({
               ...givesUp,
-              images: index === 0 ? removes : [],
+              images: index === 0 ? [...changed, ...removes] : [],
             })),
+      redo: moves.relinks.map(({ link, backing }) => ({
+        link,
+        isLast: true,
+        write: async (file) => await changeBacking(file, backing),
+      })),
       removes,
       chains: moves.devices.flatMap(({ entry, open }) =>
         open.chains.map((chain) => ({ device: entry.name, chain })),
@@ -169,12 +176,12 @@ interface PlannedDevice {
 
 async function planOne(
   { entry, layers, open }: DeviceLayers,
-  moves: readonly Move[],
+  { moves, relinks }: Moves,
   context: PlanContext,
 ): Promise<PlannedDevice> {
   const { name: device, image } = entry;
   const own = moves.filter(({ layer }) => layers.has(layer.image));
-  const tree = rearrange(layers, own);
+  const tree = rearrange(layers, own, relinks);
   const raw = own.flatMap(({ link, to, dataFileTo }) =>
     link.format === "raw" ? [to] : dataFileTo === undefined ? [] : [dataFileTo],
   );
@@ -228,7 +235,11 @@ function freshOf(
   return { fingerprint, dataFile };
 }
 
-function rearrange(layers: DeviceLayers["layers"], moves: readonly Move[]): Rearranged {
+function rearrange(
+  layers: DeviceLayers["layers"],
+  moves: readonly Move[],
+  relinks: readonly Relink[],
+): Rearranged {
   const placed = moves.map(({ layer, to, dataFileTo }): Layer => {
     const { dataFile } = layer.entry;
     const moved = dataFileTo === undefined ? dataFile : { image: dataFileTo, fingerprint: NOT_MADE_YET };
@@ -242,16 +253,19 @@ function rearrange(layers: DeviceLayers["layers"], moves: readonly Move[]): Rear
     layers: new Map([...layers, ...placed.map((layer) => [layer.image, layer] as const)]),
     fileOf: new Map(moves.map(({ layer, to }) => [layer.image, to])),
     belowOf: new Map(),
-    nameOf: new Map(
-      moves.flatMap(({ to, nameOfBelow }) => (nameOfBelow === undefined ? [] : [[to, nameOfBelow]])),
-    ),
-    touched: new Set(),
+    nameOf: new Map([
+      ...moves.flatMap(({ to, nameOfBelow }) =>
+        nameOfBelow === undefined ? [] : [[to, nameOfBelow] as const],
+      ),
+      ...relinks.map(({ link, backing }) => [link.path, backing.name] as const),
+    ]),
+    touched: new Set(relinks.map(({ link }) => link.path)),
   };
 }
 
 function reportOf(
   { entry, after }: PlannedDevice,
-  { moves, notes }: Moves,
+  { moves, relinks, notes }: Moves,
   {
     files,
     removes,
@@ -266,11 +280,12 @@ function reportOf(
 ): PlannedReport {
   const { name: device, image, format } = entry;
   const lengthBytes = files.reduce((sum, { source }) => sum + source.stat.allocatedBytes, 0);
+  const isInFolder = moves.some(({ to }) => posix.dirname(to) === posix.dirname(image));
   const told: Note[] = [
     moves.length === 0
       ? { code: "nothing to relocate" }
       : { code: "to relocate", entries: files.length, lengthBytes, stays: keep },
-    ...(keep || moves.length === 0
+    ...(keep || moves.length === 0 || isInFolder
       ? []
       : [{ code: "way to move back", image: posix.dirname(image), device } as const]),
     ...notes,
@@ -285,6 +300,7 @@ function reportOf(
     files: isFirst
       ? [
           ...files.map(({ toMake }) => ({ path: toMake.path, change: "create" as const })),
+          ...relinks.map(({ link: { path } }) => ({ path, change: "change" as const })),
           ...removes.map((path) => ({ path, change: "remove" as const })),
         ]
       : [],
