@@ -6,6 +6,7 @@ export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
 export { makeNodeStorage } from "./node-storage.ts";
 export { placeholderOf } from "./rename-without-replacing.ts";
 export { acquireImageLocks } from "./qemu-lock.ts";
+export { ReusedBytes } from "./reused-bytes.ts";
 export type {
   ByteRange,
   FileStat,

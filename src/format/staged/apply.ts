@@ -11,9 +11,9 @@
 // - A sector is checked in the same breath as it is written, and what a stranger wrote is left alone (guard.ts).
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ByteRange, StorageFile } from "../../storage/index.ts";
+import { ReusedBytes, type ByteRange, type StorageFile } from "../../storage/index.ts";
 import { type Change, changedSectors, changesOf, type FreedPages, sectorRuns } from "./changes.ts";
-import { compareChange, type SectorState } from "./compare-sectors.ts";
+import { compareChange, type ComparedImage, type SectorState } from "./compare-sectors.ts";
 import { assertGuard, type FenceBytes, type FenceGuard, type Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
 import { isZeroSector, SECTOR_BYTES } from "./sectors.ts";
@@ -58,9 +58,10 @@ export async function applyLog(
   if (grows || sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
   let isInFirstSector = baseSizeBytes === log.sizeBytes;
   const kept = guard.kind === "fence" ? guard.kept : undefined;
+  const compared = { log, file, fence: undefined, memory: new ReusedBytes() };
   for await (const change of changesOf(log, kept)) {
     isInFirstSector &&= isInSector(change);
-    await applyChange(log, file, change, guard);
+    await applyChange(compared, change, guard);
   }
   const shrinks = baseSizeBytes > log.sizeBytes && sizeBytes === log.sizeBytes;
   if (shrinks || (sizeBytes > log.sizeBytes && baseSizeBytes !== log.sizeBytes)) {
@@ -83,13 +84,14 @@ export async function applyLog(
  */
 export async function renewApplied(log: RedoLog, file: StorageFile): Promise<void> {
   const { modifiedNs } = await file.stat();
+  const memory = new ReusedBytes();
   for await (const change of changesOf(log)) {
     if (change.kind === "hole") {
       await punchAgain(file, change);
       continue;
     }
     for (const { start, bytes } of sectorRuns(change)) {
-      const present = new Uint8Array(bytes.length);
+      const present = memory.take(bytes.length);
       const count = await file.read(present, start);
       if (count > 0) await file.write(present.subarray(0, count), start);
     }
@@ -134,9 +136,10 @@ function isInSector(change: Change): boolean {
   );
 }
 
-async function applyChange(log: RedoLog, file: StorageFile, change: Change, guard: Guard): Promise<void> {
+async function applyChange(compared: ComparedImage, change: Change, guard: Guard): Promise<void> {
+  const { file } = compared;
   if (guard.kind !== "fence") {
-    await compareChange({ log, file, fence: undefined }, change, (state, offset) => {
+    await compareChange(compared, change, (state, offset) => {
       if (state === "neither") throw changedAt(file, offset);
     });
   }
@@ -151,7 +154,8 @@ async function applyChange(log: RedoLog, file: StorageFile, change: Change, guar
 async function readFence(log: RedoLog, file: StorageFile, guard: FenceGuard): Promise<FenceState> {
   let first: SectorState | undefined;
   for await (const change of changesOf(log, guard.kept)) {
-    await compareChange({ log, file, fence: guard.fence }, change, (state, offset) => {
+    const compared = { log, file, fence: guard.fence, memory: new ReusedBytes() };
+    await compareChange(compared, change, (state, offset) => {
       if (offset < SECTOR_BYTES) first = state;
     });
     break;

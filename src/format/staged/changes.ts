@@ -2,10 +2,12 @@
 //
 // Invariants
 // - Each page comes once: as it is to be, or as a part of what is punched out.
+// - The memory of a change is that of the next one, too.
 // - Nothing past the image's size afterwards comes at all. A sector that is cut by that end counts as changed up to
 //   there; the masks say nothing of sectors after it.
 
 import { earliest, offsetBy } from "../../units/index.ts";
+import { ReusedBytes } from "../../storage/index.ts";
 import { FRAME_PAGES_MAX, type PageRecord, RECORD_BYTES } from "./frames.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
 import type { LoggedHole, LoggedPage } from "./page-map.ts";
@@ -59,16 +61,17 @@ export async function* changesOf(log: RedoLog, kept?: FenceBytes): AsyncGenerato
 }
 
 async function* pagesOf(log: RedoLog): AsyncGenerator<ChangedPages> {
+  const memory = { records: new ReusedBytes(), contents: new ReusedBytes() };
   let group: LoggedPage[] = [];
   for (const logged of log.map.pages(pageFrom(log.sizeBytes))) {
     if ((logged.changed & sectorsInside(logged.page, log.sizeBytes)) === 0) continue;
     if (group.length > 0 && !goesOn(group, logged)) {
-      yield await readGroup(log, group);
+      yield await readGroup(log, group, memory);
       group = [];
     }
     group.push(logged);
   }
-  if (group.length > 0) yield await readGroup(log, group);
+  if (group.length > 0) yield await readGroup(log, group, memory);
 }
 
 /** Whether the page is the next one, in the image and in the log. */
@@ -78,12 +81,16 @@ function goesOn(group: readonly LoggedPage[], { page, position }: LoggedPage): b
   return last.page + 1 === page && last.position + RECORD_BYTES === position;
 }
 
-async function readGroup(log: RedoLog, group: readonly LoggedPage[]): Promise<ChangedPages> {
+async function readGroup(
+  log: RedoLog,
+  group: readonly LoggedPage[],
+  memory: { readonly records: ReusedBytes; readonly contents: ReusedBytes },
+): Promise<ChangedPages> {
   const [first] = group;
   if (first === undefined) throw new RangeError("no pages");
-  const records = await log.readRecords(first.position, group.length);
+  const records = await log.readRecords(first.position, group.length, memory.records);
   const start = startOfPage(first.page);
-  const contents = new Uint8Array(group.length * PAGE_BYTES);
+  const contents = memory.contents.take(group.length * PAGE_BYTES);
   for (const [index, { content }] of records.entries()) contents.set(content, index * PAGE_BYTES);
   const lengthBytes = Math.min(contents.length, log.sizeBytes - start);
   const knownBytes = Math.max(0, log.header.baseSizeBytes - start);

@@ -2,7 +2,7 @@
 // or something else.
 
 import { alignDown } from "../../units/index.ts";
-import type { StorageFile } from "../../storage/index.ts";
+import type { StorageFile, ReusedBytes } from "../../storage/index.ts";
 import { type Change, changedSectors, type ChangedPages, type FreedPages } from "./changes.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
@@ -27,6 +27,8 @@ export interface ComparedImage {
   readonly log: RedoLog;
   readonly file: StorageFile;
   readonly fence: FenceBytes | undefined;
+  /** To read what the file has of a change into. */
+  readonly memory: ReusedBytes;
 }
 
 /** Told of a sector: what it is, and its offset in the image. */
@@ -36,19 +38,18 @@ const PIECE_BYTES = 256 * 1024;
 
 /** Tells of all sectors of a change, as the file has them. What the file does not have counts as zeros. */
 export async function compareChange(image: ComparedImage, change: Change, tell: SectorSink): Promise<void> {
-  const { file } = image;
   if (change.kind === "pages") await comparePages(image, change, tell);
-  else if (change.digests === undefined) await compareHole(file, change, tell);
-  else await compareCheckedHole(file, change, change.digests, tell);
+  else if (change.digests === undefined) await compareHole(image, change, tell);
+  else await compareCheckedHole(image, change, change.digests, tell);
 }
 
 async function comparePages(
-  { log, file, fence }: ComparedImage,
+  { log, file, fence, memory }: ComparedImage,
   change: ChangedPages,
   tell: SectorSink,
 ): Promise<void> {
   const { start, contents, records, lengthBytes, knownBytes } = change;
-  const present = await readPadded(file, start, contents.length);
+  const present = await readPadded(file, start, memory.take(contents.length));
   for (const sector of changedSectors(change)) {
     const from = sector * SECTOR_BYTES;
     const to = Math.min(from + SECTOR_BYTES, lengthBytes);
@@ -90,14 +91,18 @@ function isTorn(now: Uint8Array, after: Uint8Array, before: Uint8Array, lengthBy
 }
 
 /** Under a fence what was there before is not known: whatever is left of it counts as that. */
-async function compareHole(file: StorageFile, change: FreedPages, tell: SectorSink): Promise<void> {
+async function compareHole(
+  { file, memory }: ComparedImage,
+  change: FreedPages,
+  tell: SectorSink,
+): Promise<void> {
   const end = change.start + change.lengthBytes;
   for (let at = change.start; at < end; ) {
     const data = await file.seekData(at);
     if (data === undefined || data >= end) return;
     const start = Math.max(change.start, alignDown(data, SECTOR_BYTES));
     const stop = Math.min(end, await file.seekHole(data), start + PIECE_BYTES);
-    const present = await readPadded(file, start, stop - start);
+    const present = await readPadded(file, start, memory.take(stop - start));
     for (let from = 0; from < present.length; from += SECTOR_BYTES) {
       const isZero = isZeroSector(present.subarray(from, from + SECTOR_BYTES));
       tell(isZero ? "both" : "before", start + from);
@@ -107,13 +112,13 @@ async function compareHole(file: StorageFile, change: FreedPages, tell: SectorSi
 }
 
 async function compareCheckedHole(
-  file: StorageFile,
+  { file, memory }: ComparedImage,
   { start, lengthBytes }: FreedPages,
   digests: Uint8Array,
   tell: SectorSink,
 ): Promise<void> {
   const sectors = Math.ceil(lengthBytes / SECTOR_BYTES);
-  const present = await readPadded(file, start, sectors * SECTOR_BYTES);
+  const present = await readPadded(file, start, memory.take(sectors * SECTOR_BYTES));
   for (let sector = 0; sector < sectors; sector += 1) {
     const now = sectorOf(present, sector);
     const inside = now.subarray(0, lengthBytes - sector * SECTOR_BYTES);
@@ -143,8 +148,7 @@ function stateFrom(isBefore: boolean, isAfter: boolean): SectorState {
   return isAfter ? "after" : "neither";
 }
 
-async function readPadded(file: StorageFile, start: number, lengthBytes: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(lengthBytes);
+async function readPadded(file: StorageFile, start: number, bytes: Uint8Array): Promise<Uint8Array> {
   bytes.fill(0, await file.read(bytes, start));
   return bytes;
 }

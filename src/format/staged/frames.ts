@@ -17,6 +17,7 @@
 
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../../errors/index.ts";
+import type { ReusedBytes } from "../../storage/index.ts";
 import { PAGE_BYTES, PAGE_DIGEST_BYTES, type PageIndex } from "./sectors.ts";
 
 /** Of which file the log holds changes. Plain data: what its owner needs to know it again. */
@@ -144,13 +145,15 @@ function isIdentity(value: unknown): value is RedoIdentity {
   return texts.every((name) => typeof fields.get(name) === "string");
 }
 
-/** A whole frame, with its digest. previous: that of the header, or of the frame before. */
+/** A whole frame, with its digest. previous: that of the header, or of the frame before. memory: to put it into. */
 export function encodeFrame(
   head: FrameHead,
   payload: Uint8Array | readonly PageRecord[],
   previous: Uint8Array,
+  memory: ReusedBytes,
 ): Uint8Array {
-  const bytes = new Uint8Array(FRAME_HEAD_BYTES + measurePayload(head));
+  const bytes = memory.take(FRAME_HEAD_BYTES + measurePayload(head));
+  bytes.fill(0, 0, FRAME_HEAD_BYTES);
   const view = viewOf(bytes);
   view.setUint32(0, KIND[head.kind]);
   if (head.kind === "pages") view.setUint32(4, head.count);
@@ -204,9 +207,9 @@ export function digestIn(bytes: Uint8Array): Uint8Array {
   return bytes.slice(DIGEST_AT, DIGEST_AT + DIGEST_BYTES);
 }
 
-/** bytes: zeros, which the record is written over. */
 function encodeRecord({ page, changed, forced, digests, content }: PageRecord, bytes: Uint8Array): void {
   writeNumber(viewOf(bytes), 0, page);
+  bytes.fill(0, 8, RECORD_DIGESTS_AT);
   bytes[8] = changed;
   bytes[9] = forced;
   bytes.set(digests, RECORD_DIGESTS_AT);

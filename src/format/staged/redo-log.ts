@@ -11,7 +11,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
-import type { Storage, StorageFile } from "../../storage/index.ts";
+import { ReusedBytes, type Storage, type StorageFile } from "../../storage/index.ts";
 import { offsetBy } from "../../units/index.ts";
 import {
   decodeRecord,
@@ -64,6 +64,8 @@ export class RedoLog {
   readonly #file: StorageFile;
   readonly #start: LogEnd;
   readonly #map = new PageMap();
+  /** Of the frame that is appended. */
+  readonly #frame = new ReusedBytes();
   #end: LogEnd;
   #sizeBytes: number;
   #peakBytes: number;
@@ -185,9 +187,9 @@ export class RedoLog {
     return decodeRecord(bytes);
   }
 
-  /** Records that lie side by side, from this one on. */
-  async readRecords(position: LogPosition, count: number): Promise<PageRecord[]> {
-    const bytes = new Uint8Array(count * RECORD_BYTES);
+  /** Records that lie side by side, from this one on. Their parts share the memory. */
+  async readRecords(position: LogPosition, count: number, memory: ReusedBytes): Promise<PageRecord[]> {
+    const bytes = memory.take(count * RECORD_BYTES);
     await this.#read(bytes, position);
     return Array.from({ length: count }, (_, index) =>
       decodeRecord(bytes.subarray(index * RECORD_BYTES, (index + 1) * RECORD_BYTES)),
@@ -221,7 +223,7 @@ export class RedoLog {
 
   async #append(head: FrameHead, payload: Uint8Array | readonly PageRecord[]): Promise<void> {
     const { position } = this.#end;
-    const frame = encodeFrame(head, payload, fromHex(this.#end.digest));
+    const frame = encodeFrame(head, payload, fromHex(this.#end.digest), this.#frame);
     if (position + frame.length > POSITION_MAX) {
       throw new ImgtxError("E_UNSUPPORTED", "a redo log can't be longer than 32 TiB", { image: this.path });
     }

@@ -244,7 +244,7 @@ export class StagedImage {
       const place = this.log.map.find(page);
       if (place.kind === "page") digests.push((await this.log.readRecordHead(place.position)).digests);
       else {
-        const bytes = new Uint8Array(PAGE_BYTES);
+        const bytes = this.#before.subarray(0, PAGE_BYTES);
         await this.#readBase(base, bytes, startOfPage(page));
         digests.push(digestPage(bytes));
       }
@@ -289,28 +289,29 @@ export class StagedImage {
       const content = after.subarray(at, at + PAGE_BYTES);
       const forced = isForced ? sectorsWithin(offset - start - at, end - start - at) : 0;
       const record = await this.#makeRecord(offsetBy(first, index), content, forced, () =>
-        before.page(index),
+        before.pages(index, 1),
       );
       if (record !== undefined) records.push(record);
     }
     if (records.length === 0) return;
-    await this.#keepReplaced(records, async (page) => await before.page(page - first));
+    await this.#keepReplaced(records, async (page, count) => await before.pages(page - first, count));
     await this.log.appendPages(records);
   }
 
   async #keepReplaced(
     records: readonly PageRecord[],
-    readBefore: (page: PageIndex) => Promise<Uint8Array>,
+    readBefore: (page: PageIndex, count: number) => Promise<Uint8Array>,
   ): Promise<void> {
-    let run: { readonly first: PageIndex; readonly contents: Uint8Array[] } | undefined;
-    const append = async () => run && (await this.log.appendReplaced(run.first, Buffer.concat(run.contents)));
+    let run: { readonly first: PageIndex; count: number } | undefined;
+    const append = async () =>
+      run && (await this.log.appendReplaced(run.first, await readBefore(run.first, run.count)));
     for (const { page } of records) {
       if (!this.#lacksReplaced(page)) continue;
-      if (run?.first !== page - (run?.contents.length ?? 0)) {
+      if (run?.first !== page - (run?.count ?? 0)) {
         await append();
-        run = { first: page, contents: [] };
+        run = { first: page, count: 0 };
       }
-      run.contents.push(await readBefore(page));
+      run.count += 1;
     }
     await append();
   }
@@ -359,10 +360,10 @@ class Before {
     this.#bytes = bytes;
   }
 
-  async page(index: number): Promise<Uint8Array> {
+  async pages(index: number, count: number): Promise<Uint8Array> {
     if (!this.#isRead) await this.#read(this.#bytes);
     this.#isRead = true;
-    return this.#bytes.subarray(index * PAGE_BYTES, (index + 1) * PAGE_BYTES);
+    return this.#bytes.subarray(index * PAGE_BYTES, (index + count) * PAGE_BYTES);
   }
 }
 

@@ -2,7 +2,7 @@
 //
 // Invariant: nothing is written.
 
-import type { StorageFile } from "../../storage/index.ts";
+import { ReusedBytes, type StorageFile } from "../../storage/index.ts";
 import { changesOf } from "./changes.ts";
 import { compareChange, type SectorState } from "./compare-sectors.ts";
 import type { FenceGuard, Guard } from "./guard.ts";
@@ -27,10 +27,11 @@ export type Survey =
 export async function surveyImage(log: RedoLog, file: StorageFile, guard: Guard): Promise<Survey> {
   const fenced = guard.kind === "fence" ? guard : undefined;
   const seen = new Set<SectorState>();
+  const compared = { log, file, fence: fenced?.fence, memory: new ReusedBytes() };
   let first: SectorState | undefined;
   let neither: number | undefined;
   for await (const change of changesOf(log, fenced?.kept)) {
-    await compareChange({ log, file, fence: fenced?.fence }, change, (state, offset) => {
+    await compareChange(compared, change, (state, offset) => {
       if (offset < SECTOR_BYTES) first = state;
       else seen.add(state);
       if (state === "neither") neither ??= offset;

@@ -167,7 +167,9 @@ export async function refreshCopied(state: WriterState, l1: Uint8Array, l1Offset
       halves[at] = wanted;
       isChanged = true;
     }
-    if (isChanged) await file.write(Buffer.from(halves.slice().buffer).swap32(), offset);
+    // Back in place: tables are as many as the disk is large, and this memory is the next one's in any case.
+    const bytes = Buffer.from(halves.buffer, halves.byteOffset, halves.byteLength);
+    if (isChanged) await file.write(bytes.swap32(), offset);
     const table = clusterAt(offset, clusterBytes);
     if (table < window.first || table >= window.end) window = await state.readCounts(table);
     encodeL1EntryAt(view, index, {

@@ -6,6 +6,8 @@
 //   nothing durable points there any more. So a block may be written at any time.
 // - A new block is durable before the table's entry for it, and a new table before the header's pointer.
 // - Blocks lie inside the file and clear of all other metadata.
+// - What leaves the cache gives its memory to what comes: a full disk has gigabytes of blocks, and a collector would come
+//   too late for them. So the bytes of a block are read before anything else is asked for, as callers do one at a time.
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
@@ -129,6 +131,7 @@ export class Refcounts implements CountStore {
         image: this.#options.path,
       });
     }
+    const bytes = (await this.#takeMemory()).fill(0);
     const offset = startOf(cluster, this.#clusterBytes);
     this.#options.metadata.claim("new refcount block", offset, this.#clusterBytes);
     if (index >= this.#table.length) {
@@ -139,8 +142,7 @@ export class Refcounts implements CountStore {
     this.#table[index] = offset;
     this.lastBlock = Math.max(this.lastBlock, index);
     this.#unhooked.add(index);
-    this.#blocks.set(index, { bytes: new Uint8Array(this.#clusterBytes), isDirty: true });
-    await this.#shrinkCache(index);
+    this.#blocks.set(index, { bytes, isDirty: true });
   }
 
   async findFree(first: ClusterIndex, end?: ClusterIndex): Promise<ClusterIndex> {
@@ -301,22 +303,22 @@ export class Refcounts implements CountStore {
   async #load(index: number): Promise<Block> {
     const known = this.#blocks.get(index);
     if (known !== undefined) return known;
-    const bytes = new Uint8Array(this.#clusterBytes);
-    await this.#options.file.read(bytes, this.#table[index] ?? 0);
+    const bytes = await this.#takeMemory();
+    bytes.fill(0, await this.#options.file.read(bytes, this.#table[index] ?? 0));
     const block = { bytes, isDirty: false };
     this.#blocks.set(index, block);
-    await this.#shrinkCache(index);
     return block;
   }
 
-  /** First in, first out: allocation moves through the file, and comes back rarely. */
-  async #shrinkCache(keep: number): Promise<void> {
-    for (const [index, block] of this.#blocks) {
-      if (this.#blocks.size * this.#clusterBytes <= CACHE_BYTES || this.#blocks.size <= 2) return;
-      if (index === keep) continue;
-      if (block.isDirty) await this.#writeBlock(index, block);
-      this.#blocks.delete(index);
-    }
+  /** For one block more. First in, first out: allocation moves through the file, and comes back rarely. */
+  async #takeMemory(): Promise<Uint8Array> {
+    const most = Math.max(2, Math.floor(CACHE_BYTES / this.#clusterBytes));
+    const [oldest] = this.#blocks;
+    if (oldest === undefined || this.#blocks.size < most) return new Uint8Array(this.#clusterBytes);
+    const [index, block] = oldest;
+    if (block.isDirty) await this.#writeBlock(index, block);
+    this.#blocks.delete(index);
+    return block.bytes;
   }
 
   async #writeBlocks(): Promise<void> {
