@@ -33,6 +33,10 @@ export function filesOfDevice({ chain, mirror }: Pick<DeviceEntry, "chain" | "mi
   return [...chain, ...(mirror?.chain ?? [])].flatMap(filesOfEntry);
 }
 
+export function isSameImage(a: DeviceEntry | undefined, b: DeviceEntry | null | undefined): boolean {
+  return a?.image === b?.image && a?.format === b?.format;
+}
+
 export type MirrorSync = "full" | "top" | "none";
 
 /** A copy of a device that is kept up by `mirror`, and that `reopen` may change to. */

@@ -24,6 +24,7 @@ export {
   fenceToRaise,
   filesOfDevice,
   filesOfEntry,
+  isSameImage,
   isRaised,
   mapEntryPaths,
   mapImagePaths,
@@ -37,6 +38,7 @@ export { findAppliedOnce } from "./applied-once.ts";
 export {
   assertDeviceName,
   findDevice,
+  movesNothing,
   requireDevice,
   isProvisioned,
   standsOnDevices,

@@ -38,6 +38,9 @@ import { filesGivenUp, type LeftFile } from "./given-up.ts";
 import { findMade, type MadeFiles } from "./made-files.ts";
 import { findNeeded } from "./needed-files.ts";
 
+/** Of an image that is needed, and may not be looked at. */
+const UNSEEN = "; each overlay stays, since any may be that file by another name";
+
 /** A name that only a transaction gives, beside the image that it is for. */
 const TRANSACTION_FILE = /^\.imgtx-([a-z0-9]+)-\d+(?:-\d+|\.redo)$/;
 
@@ -56,6 +59,8 @@ interface Known {
   readonly table: DeviceTable;
   /** By path, what needs it. */
   readonly needed: ReadonlyMap<string, string>;
+  /** The same, whatever their names: which files they are. */
+  readonly files: ReadonlySet<string>;
   readonly standing: OverlaySearch;
 }
 
@@ -84,8 +89,11 @@ class Collection {
       const made = await findMade(this.#workspace, table);
       const left = await filesGivenUp(this.#workspace, table);
       const standing = await this.#findOverlays(made, left);
-      await this.#collectLeft(left, needed, standing);
-      await this.#collectOverlays({ table, needed, standing }, made);
+      const files = await this.#identify(needed.keys());
+      if (files) {
+        await this.#collectLeft(left, { needed, files, standing });
+        await this.#collectOverlays({ table, needed, files, standing }, made);
+      }
       await this.#collectBeside(needed, made);
       await this.#nameStrays(new Set(journals.map(({ id }) => id)), made);
     }
@@ -103,12 +111,10 @@ class Collection {
   /** What a transaction that was given up would have taken back. */
   async #collectLeft(
     left: readonly LeftFile[],
-    needed: ReadonlyMap<string, string>,
-    standing: OverlaySearch,
+    { needed, files, standing }: Omit<Known, "table">,
   ): Promise<void> {
-    const files = await this.#identify(needed.keys());
     for (const { path, whyNotOurs } of left) {
-      const stat = await this.#workspace.storage.statLink(path);
+      const stat = await this.#orStays(path, () => this.#workspace.storage.statLink(path));
       // Its path may be another file's by now, and that one's user another device.
       if (!stat || needed.has(path) || files.has(identityOf(stat))) continue;
       await this.#take(
@@ -120,29 +126,47 @@ class Collection {
   }
 
   /** The newest first: what stands on another goes before it. */
-  async #collectOverlays({ needed, ...known }: Known, { overlays }: MadeFiles): Promise<void> {
-    const files = await this.#identify(needed.keys());
+  async #collectOverlays({ needed, files, ...known }: Known, { overlays }: MadeFiles): Promise<void> {
     for (const [path, was] of [...overlays].toReversed()) {
       if (needed.has(path)) continue;
-      const stat = await this.#workspace.storage.stat(path);
+      const stat = await this.#orStays(
+        path,
+        async () => (await this.#workspace.storage.stat(path)) ?? "absent",
+      );
       // By another name: a link, or a second name of the file.
-      if (stat && files.has(identityOf(stat))) continue;
+      if (stat === undefined || (stat !== "absent" && files.has(identityOf(stat)))) continue;
       await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage({ was, ...known }, file));
     }
   }
 
-  async #identify(paths: Iterable<string>): Promise<ReadonlySet<string>> {
+  /** Undefined where one may not be looked at, which may be any, by another name. */
+  async #identify(paths: Iterable<string>): Promise<ReadonlySet<string> | undefined> {
     const found = new Set<string>();
+    const known = this.#stays.length;
     for (const path of paths) {
-      // A link in a circle is no file, by no name. What may not be looked at may be any: that ends the collection.
-      const stat = await unlessItFails(() => this.#workspace.storage.stat(path), ["E_NOT_A_FILE"]);
+      const look = async () => {
+        // A link in a circle is no file, by no name.
+        return await unlessItFails(() => this.#workspace.storage.stat(path), ["E_NOT_A_FILE"]);
+      };
+      const stat = await this.#orStays(path, look, UNSEEN);
       if (stat) found.add(identityOf(stat));
     }
-    return found;
+    return this.#stays.length === known ? found : undefined;
+  }
+
+  /** What can't be looked at stays, and is named. */
+  async #orStays<T>(path: string, look: () => Promise<T>, more = ""): Promise<T | undefined> {
+    try {
+      return await look();
+    } catch (error) {
+      if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+      this.#stays.push({ path, why: `${error.message}${more}` });
+      return undefined;
+    }
   }
 
   async #whyNoGarbage(
-    { was, standing, table }: Omit<Known, "needed"> & { readonly was: Fingerprint },
+    { was, standing, table }: Omit<Known, "needed" | "files"> & { readonly was: Fingerprint },
     file: StorageFile,
   ): Promise<string | undefined> {
     const { storage } = this.#workspace;
@@ -190,8 +214,9 @@ class Collection {
   async #nameStrays(open: ReadonlySet<string>, { folders }: MadeFiles): Promise<void> {
     const { storage } = this.#workspace;
     for (const folder of folders) {
-      if ((await storage.statLink(folder))?.kind !== "folder") continue;
-      for (const name of await storage.readFolder(folder)) {
+      const look = async () =>
+        (await storage.statLink(folder))?.kind === "folder" ? await storage.readFolder(folder) : [];
+      for (const name of (await this.#orStays(folder, look)) ?? []) {
         const id = TRANSACTION_FILE.exec(name)?.[1];
         const path = posix.join(folder, name);
         const isKnown = [...this.#found, ...this.#stays].some((one) => one.path === path);

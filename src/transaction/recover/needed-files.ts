@@ -8,6 +8,7 @@ import {
   fileBesidePath,
   filesOfDevice,
   filesOfSnapshot,
+  movesNothing,
   readingHistory,
   readingSnapshots,
   type Workspace,
@@ -44,7 +45,8 @@ interface Reachable {
 
 /**
  * What undo, as often as that goes, and redo lead to: a commit after an undo leaves what was undone behind. None goes to
- * before the workspace was copied, and each passes over what the history lacks.
+ * before the workspace was copied, and each passes over what the history lacks. None goes past a commit that moved no device, such
+ * as a deletion of snapshots: there each undo is refused, by whatever commits were taken back before.
  */
 async function* walkReachable(workspace: Workspace, table: DeviceTable): AsyncGenerator<Reachable> {
   const history = readingHistory(workspace, table);
@@ -53,11 +55,18 @@ async function* walkReachable(workspace: Workspace, table: DeviceTable): AsyncGe
     const generation = number < adopted ? undefined : await history.read(number);
     if (generation) yield { generation, isForward: true };
   }
-  for (let at = (table.position ?? table.generation) - 1; at >= adopted; ) {
+  let from = table;
+  for (let at = positionOf(table) - 1; at >= adopted; ) {
     const generation = await history.read(at);
+    if (generation && at === positionOf(from) - 1 && movesNothing(from, generation)) return;
     if (generation) yield { generation, isForward: false };
     at = (generation?.position ?? at) - 1;
+    from = generation ?? from;
   }
+}
+
+function positionOf({ position, generation }: DeviceTable): number {
+  return position ?? generation;
 }
 
 async function pathsOfSnapshots(workspace: Workspace, table: DeviceTable): Promise<string[]> {

@@ -13,6 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { ImgtxError } from "../../../src/errors/index.ts";
 import { adoptWorkspace, collectGarbage, type Garbage } from "../../../src/transaction/index.ts";
 import { setAside } from "../../../src/transaction/recover/given-up.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -86,6 +87,28 @@ describe("garbage", () => {
     expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
   });
 
+  test("is what a deleted snapshot kept, where that left images as they were: no undo goes past it", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.rollback();
+    await bench.run({ kind: "device-rename", device: "vdb", name: "vdz" });
+    // An undo goes back to a1.qcow2 yet.
+    expect((await collect(bench)).found).toEqual([]);
+    const newest = { kind: "snapshot-delete", snapshots: ["2"], devices: [], keepsImages: true } as const;
+    await bench.run(newest);
+    expect(await failureOf(async () => await bench.undo())).toMatchObject({ code: "E_REFUSED" });
+    expect(names(bench, await collect(bench, false))).toEqual(["a1.qcow2"]);
+    // Nor by way of what came later, and was taken back.
+    await bench.snapshot({ vda: "a2.qcow2" });
+    expect(names(bench, await collect(bench, false))).toEqual(["a1.qcow2"]);
+    await bench.run({ kind: "device-rename", device: "vdc", name: "vdy" });
+    await bench.undo();
+    await bench.undo();
+    expect(await failureOf(async () => await bench.undo())).toMatchObject({ code: "E_REFUSED" });
+    expect(names(bench, await collect(bench))).toEqual(["a1.qcow2"]);
+    expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+  });
+
   qemu.test("is no overlay that a guest has written to, also where it was left by force", async () => {
     const bench = await makeWorkbench();
     await bench.snapshot({ vda: "a1.qcow2" });
@@ -119,6 +142,27 @@ describe("garbage", () => {
     await bench.add("vdz", "link.qcow2");
     expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
     expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
+  });
+
+  test("is no overlay where an image that is needed may not be looked at, and else what it was", async () => {
+    const bench = await makeWorkbench();
+    await bench.snapshot({ vda: "a1.qcow2" }, { withFiles: [bench.makeFile("web.xml", "<domain/>\n")] });
+    await bench.undo();
+    await bench.snapshot({ vda: "a2.qcow2" });
+    const stat = async (path: string) => {
+      if (path === bench.at("c.qcow2"))
+        throw new ImgtxError("E_NO_PERMISSION", `nobody may look at '${path}'`);
+      return await bench.storage.stat(path);
+    };
+    const session = await bench.session();
+    const workspace = { ...session.workspace, storage: { ...session.workspace.storage, stat } };
+    const { found, stays } = await collectGarbage({ ...session, workspace }, { ...NO_WAIT, removes: true });
+    expect(found).toMatchObject([{ what: "file of a snapshot" }]);
+    expect(stays).toEqual([
+      { path: bench.at("c.qcow2"), why: expect.stringContaining("each overlay stays") },
+    ]);
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
+    expect(names(bench, await collect(bench))).toEqual(["a1.qcow2"]);
   });
 
   test("of transactions that nothing is known of is named, and stays", async () => {

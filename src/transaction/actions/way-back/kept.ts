@@ -1,7 +1,7 @@
 // What an undo and a redo leave as it is, though an earlier generation had it otherwise: freezes, mirrors, sizes of disks. Where
 // that is all that was done, they are refused, with the command that takes it back.
 
-import { type DeviceEntry, type DeviceTable, findDevice } from "../../../device/index.ts";
+import { type DeviceEntry, type DeviceTable, findDevice, isSameImage } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { type Kept, sayKept } from "../../note-words.ts";
 import { type Note, sayNote } from "../../notes.ts";
@@ -81,8 +81,4 @@ export function nothingMoves(
         : "`imgtx history` lists the commits",
     },
   );
-}
-
-export function isSameImage(a: DeviceEntry | undefined, b: DeviceEntry | null): boolean {
-  return a?.image === b?.image && a?.format === b?.format;
 }

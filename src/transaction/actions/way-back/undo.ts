@@ -10,6 +10,8 @@ import {
   type DeviceTable,
   filesOfEntry,
   findDevice,
+  isSameImage,
+  movesNothing,
   renamesTowards,
   type SeenFile,
   trustedBy,
@@ -26,7 +28,7 @@ import { type Note, sayNote } from "../../notes.ts";
 import type { UndoRequest } from "../../way-back-requests.ts";
 import { assertNoStrangers, findStanding, withStandingSeals } from "./standing.ts";
 import { byNames, planRenaming, type UndoContext } from "./renaming.ts";
-import { findGone, findKept, isSameImage, nothingMoves, sayLast } from "./kept.ts";
+import { findGone, findKept, nothingMoves, sayLast } from "./kept.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 
 type OpenChains = Plan["chains"][number][];
@@ -45,7 +47,7 @@ export const undo: Action<UndoRequest> = {
     const moves = movesBetween(table, target);
     const kept = findKept(table, target);
     const gone = isForward ? [] : findGone(table, target);
-    if (moves.length + renames.length === 0)
+    if (movesNothing(given.table, target))
       throw nothingMoves({ ...way, gone }, kept, table, await sayLast(context));
     const obstacles: string[] = [];
     const doubts: Note[] = [];
