@@ -1,3 +1,4 @@
+export { findCollector } from "./collector.ts";
 export { loadDeflateUnpacker } from "./deflate.ts";
 export { DEVICES, kindOfFileSystem, mayShareBlocks } from "./file-system.ts";
 export { lockFile } from "./file-lock.ts";

@@ -7,7 +7,9 @@
 // - A count never exceeds what the image's refcount width holds: what goes beyond is told to the caller, and
 //   not counted.
 
+import { findCollector } from "../../../storage/index.ts";
 import type { ClusterIndex } from "../../../units/index.ts";
+
 export const CHUNK_BITS = 16;
 export const CHUNK_CLUSTERS = 2 ** CHUNK_BITS;
 export const CHUNK_MASK = CHUNK_CLUSTERS - 1;
@@ -21,6 +23,8 @@ type Order = 1 | 2 | 3;
 const FREE_CHUNKS: Readonly<Record<Order, Uint8Array[]>> = { 1: [], 2: [], 3: [] };
 
 const COUNT_MAX = 2 ** 32 - 1;
+/** Those of 1 TiB in clusters of 64 KiB. */
+const COLLECTED_BYTES = 4 * 1024 * 1024;
 
 /** How many bits a count of the chunk has: its length tells. */
 export function orderOf({ length }: Uint8Array): Order {
@@ -70,8 +74,18 @@ export class ClusterCounts {
     return chunk !== undefined;
   }
 
-  /** Nobody uses them any more: the next ones take their memory, which may not be collected by then. */
+  /**
+   * Nobody uses them any more. The next ones take their memory, which may not be collected by then; of a large disk it is
+   * collected now where that can be had, since all that comes after would be held to the size that it had with them.
+   */
   release(): void {
+    const collect = findCollector();
+    const sizeBytes = this.#packed.reduce((sum, chunk) => sum + (chunk?.length ?? 0), 0);
+    if (collect && sizeBytes >= COLLECTED_BYTES) {
+      this.#packed.length = 0;
+      collect();
+      return;
+    }
     for (const chunk of this.#packed.splice(0)) if (chunk) FREE_CHUNKS[orderOf(chunk)].push(chunk);
   }
 

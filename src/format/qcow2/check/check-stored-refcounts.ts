@@ -170,9 +170,10 @@ const ZEROS = new Uint8Array(CHUNK_CLUSTERS * 8);
 const BYTES_OF_ONE = new Uint8Array(CHUNK_CLUSTERS).fill(1);
 const ALL_ONE = new Uint8Array(CHUNK_CLUSTERS / 8).fill(0xff);
 
-/** A bit for each count of a chunk: whether it is 1. Not to be changed. */
-function findOnes(counts: Uint8Array): Uint8Array {
+/** A bit for each count of a chunk: whether it is 1. Not to be changed. Undefined where none is. */
+function findOnes(counts: Uint8Array): Uint8Array | undefined {
   if (Buffer.compare(counts, BYTES_OF_ONE) === 0) return ALL_ONE;
+  if (!counts.includes(1)) return undefined;
   const ones = new Uint8Array(counts.length / 8);
   const fours = new Uint32Array(counts.buffer, counts.byteOffset, counts.length / 4);
   for (let at = 0; at < ones.length; at += 1) {

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { clusterIndex } from "../../../../src/units/index.ts";
 import {
   CHUNK_CLUSTERS,
@@ -8,6 +8,23 @@ import {
 import { CheckFindings } from "../../../../src/format/qcow2/check/check-findings.ts";
 import { References } from "../../../../src/format/qcow2/check/check-references.ts";
 import { TableUses } from "../../../../src/format/qcow2/check/check-table-uses.ts";
+
+test.each([
+  ["of a large disk are collected when they are released, where the runtime can be told", 256, 1],
+  ["of a small one wait for the next check", 255, 0],
+])("counts %s", (_, chunks, times) => {
+  const gc = vi.fn();
+  vi.stubGlobal("Bun", { gc });
+  try {
+    const counts = new ClusterCounts(chunks * CHUNK_CLUSTERS, 65_535);
+    for (let index = 0; index < chunks; index += 1) counts.chunkFor(index);
+    counts.release();
+    expect(gc.mock.calls).toEqual(Array.from({ length: times }, () => [true]));
+    expect(counts.chunksEnd).toBe(0);
+  } finally {
+    vi.unstubAllGlobals();
+  }
+});
 
 test("counts go on beyond what a byte holds", () => {
   const counts = new ClusterCounts(10, 65_535);
