@@ -14,6 +14,8 @@ export interface LockWaiting {
 
 /** Why an attempt failed. Asked for its words only when they are shown: naming holders reads all of /proc. */
 export interface Refusal {
+  /** Whether who stands in the way is about to go: that is no wait, however long a machine under load takes for it. */
+  readonly isPassing?: boolean;
   /** What is waited for. */
   describe(): Promise<string>;
   toError(): Promise<ImgtxError>;
@@ -24,6 +26,8 @@ const LONGEST_PAUSE_MS = 500;
 const PAUSE_GROWTH = 1.5;
 /** On a machine under load the grace may be over before a second look: who asks for an instant was met in that alone. */
 const TRIES_OF_GRACE = 4;
+/** Only who was stopped at that very instant is there for longer. */
+const LONGEST_PASSING_MS = 10_000;
 
 /**
  * Repeats an attempt until it gives no refusal. For `graceMs`, and for some tries, that is not called a wait: for locks
@@ -42,7 +46,8 @@ export async function waitForLock(
     const refusal = await attempt();
     if (refusal === undefined) return;
     const waitedMs = host.monotonicMs() - started;
-    const isGrace = graceMs > 0 && (waitedMs < graceMs || tries < TRIES_OF_GRACE);
+    const isPassing = refusal.isPassing === true && waitedMs < LONGEST_PASSING_MS;
+    const isGrace = isPassing || (graceMs > 0 && (waitedMs < graceMs || tries < TRIES_OF_GRACE));
     if (!isGrace && waitedMs >= waiting.waitMs) throw await refusal.toError();
     if (!announced && !isGrace) {
       announced = true;

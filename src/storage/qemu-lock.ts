@@ -8,7 +8,12 @@
 // Invariants
 // - All images of a group are locked, or none: a conflict on one gives the others back.
 // - In one order for everybody (file system, inode), an image once however often it is named.
-// - Never an exclusive lock, not for an instant: it would make others fail for no cause.
+// - Never an exclusive lock, not for an instant: it would make others fail for no cause. It would need a file that is open
+//   for writing, besides.
+// - Two imgtx that ask at the same instant see each other's locks. Each says by one more lock, far beyond QEMU's bytes, that
+//   it asks, under a number of its own, until it has its answer. Who sees a lower number gives way, before it locks
+//   anything. Who is lowest, and is refused while others ask, asks again, until they have given way. So of those that meet
+//   one goes on, or one has the image already: never do all give up.
 // - A lock follows the inode. After locking, the path must still name the inode that is locked. Of a block device that is
 //   the inode of its node.
 
@@ -44,6 +49,11 @@ const RESIZE = 3;
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;
 
+/** Where those say that they ask who write, and those who only read: the byte of their number. Readers are in nobody's way there. */
+const ASKING_BASE = { writer: 2 ** 30, reader: 2 ** 29 } as const;
+const NUMBER_DIGITS = 5;
+const NUMBERS = 36 ** NUMBER_DIGITS;
+
 /** What each role uses, and what it does not let others use meanwhile. */
 const IMAGE_ROLES = {
   /** Bytes 100 101 103 201 203: an image that is changed. */
@@ -68,6 +78,8 @@ interface Conflict {
   readonly image: LockedImage;
   /** QEMU's words. */
   readonly reason: string;
+  /** Whether those that are met ask as well, and give way. */
+  readonly isPassing?: boolean;
 }
 
 /**
@@ -89,10 +101,17 @@ export async function acquireImageLocks(
     ),
   );
   const images = mergeRequests(opened);
-  await waitForLock(storage.host, waiting, GRACE_MS, async () => {
-    const conflict = lockAll(images) ?? (await findUnlockedWriter(storage, images));
-    return conflict === undefined ? undefined : refusalOf(storage, conflict);
-  });
+  const number = Number.parseInt(storage.host.randomName().slice(-NUMBER_DIGITS), 36);
+  try {
+    await waitForLock(storage.host, waiting, GRACE_MS, async () => {
+      const conflict = lockAll(images, number) ?? (await findUnlockedWriter(storage, images));
+      return conflict === undefined ? undefined : refusalOf(storage, conflict);
+    });
+  } catch (error) {
+    // It may be over before the others have given way.
+    stopAsking(images, number);
+    throw error;
+  }
   try {
     await assertStillNamed(storage, opened);
   } catch (error) {
@@ -164,19 +183,61 @@ async function findUnlockedWriter(
 }
 
 /** Locks each image and asks at once, so that of two groups that meet the first in order goes on. */
-function lockAll(images: readonly LockedImage[]): Conflict | undefined {
+function lockAll(images: readonly LockedImage[], number: number): Conflict | undefined {
+  let isPassing = false;
   try {
-    for (const image of images) {
-      const reason = lockImage(image) ?? findConflict(image);
-      if (reason === undefined) continue;
-      unlockAll(images);
-      return findWritten(images) ?? { image, reason };
-    }
-    return undefined;
+    for (const image of images) image.file.lock(askingByte(image, number), "shared");
+    const conflict = findLower(images, number) ?? lockOrAsk(images);
+    if (conflict === undefined) return undefined;
+    unlockAll(images);
+    // In this order: who asks from now on sees this number first.
+    isPassing =
+      findLower(images, number) === undefined &&
+      (asks(conflict.image, number + 1, NUMBERS) || findConflict(conflict.image) === undefined);
+    return { ...(findWritten(images) ?? conflict), isPassing };
   } catch (error) {
     unlockAll(images);
     throw error;
+  } finally {
+    if (!isPassing) stopAsking(images, number);
   }
+}
+
+function lockOrAsk(images: readonly LockedImage[]): Conflict | undefined {
+  for (const image of images) {
+    const reason = lockImage(image) ?? findConflict(image);
+    if (reason !== undefined) return { image, reason };
+  }
+  return undefined;
+}
+
+function findLower(images: readonly LockedImage[], number: number): Conflict | undefined {
+  const image = images.find((one) => asks(one, 0, number));
+  if (image === undefined) return undefined;
+  return {
+    image,
+    reason: writes(image) ? 'Failed to get "write" lock' : 'Failed to get shared "write" lock',
+  };
+}
+
+/** Whether somebody in whose way this one is asks under a number from `start` on, and below `end`. */
+function asks(image: LockedImage, start: number, end: number): boolean {
+  const lengthBytes = end - start;
+  if (lengthBytes <= 0) return false;
+  const bases = writes(image) ? Object.values(ASKING_BASE) : [ASKING_BASE.writer];
+  return bases.some((base) => image.file.wouldConflict({ start: base + start, lengthBytes }, "exclusive"));
+}
+
+function askingByte(image: LockedImage, number: number): ByteRange {
+  return { start: ASKING_BASE[writes(image) ? "writer" : "reader"] + number, lengthBytes: 1 };
+}
+
+function writes({ uses }: LockedImage): boolean {
+  return uses.has(WRITE);
+}
+
+function stopAsking(images: readonly LockedImage[], number: number): void {
+  for (const image of images) image.file.unlock(askingByte(image, number));
 }
 
 /** Of a chain that a guest has open, the image that it writes to: that tells more than what lies below it. */
@@ -225,10 +286,11 @@ function lockRanges({ uses, unshares }: LockedImage): ByteRange[] {
   return ranges;
 }
 
-function refusalOf(storage: Storage, { image, reason }: Conflict): Refusal {
+function refusalOf(storage: Storage, { image, reason, isPassing = false }: Conflict): Refusal {
   const { path } = image;
   const holders = async () => describeHolders(await storage.findHolders(image.stat));
   return {
+    isPassing,
     describe: async () => `'${path}', in use by ${await holders()}`,
     toError: async () => {
       const lock = { failed: reason, holders: await holders() };
