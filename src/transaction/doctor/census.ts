@@ -61,7 +61,7 @@ export class Census {
   readonly #byIdentity = new Map<string, Patient>();
   readonly #byPath = new Map<string, Patient>();
   readonly #toFollow: Patient[] = [];
-  readonly #onFile: (count: number) => void;
+  readonly #onFile: (passed: number, known: number) => void;
   /** Sentences on what was left out. */
   readonly left: string[] = [];
   /** Folders named .imgtx, or like that of an image: each with what it lies in or beside. */
@@ -70,6 +70,9 @@ export class Census {
   /** What is asked for, and could not be looked at. */
   readonly failures: { readonly path: string; readonly error: ImgtxError }[] = [];
   #opened = 0;
+  /** Names that are known to be looked at, and those of them that are done with. */
+  #known = 0;
+  #passed = 0;
 
   constructor(
     storage: Storage,
@@ -77,7 +80,7 @@ export class Census {
       currentFolder,
       bounds,
       onFile,
-    }: { currentFolder: string; bounds: Bounds; onFile: (count: number) => void },
+    }: { currentFolder: string; bounds: Bounds; onFile: (passed: number, known: number) => void },
   ) {
     this.#storage = storage;
     this.#currentFolder = currentFolder;
@@ -98,11 +101,22 @@ export class Census {
     return this.#opened;
   }
 
+  /** Looks at so many things in turn; the more of them are told before, the truer is what is told of how far it is. */
+  async each<T>(things: readonly T[], look: (thing: T) => Promise<void>): Promise<void> {
+    this.#known += things.length;
+    for (const thing of things) {
+      await look(thing);
+      this.#passed += 1;
+    }
+  }
+
   /** The files of a folder and of those below it. Links come last: what they lead to has a name of its own, if it can. */
   async addFolder(folder: string): Promise<void> {
     const links: string[] = [];
     await this.#walk(folder, 0, links);
-    for (const link of links) if (!this.#isFull(posix.dirname(link))) await this.#addLink(link);
+    await this.each(links, async (link) => {
+      if (!this.#isFull(posix.dirname(link))) await this.#addLink(link);
+    });
   }
 
   /** It may lead in a circle, or where the caller may not look: that is its own trouble. */
@@ -124,14 +138,14 @@ export class Census {
       this.failures.push({ path: folder, error });
       return;
     }
-    for (const name of names) {
+    await this.each(names, async (name) => {
       if (this.#isFull(folder)) return;
       const path = posix.join(folder, name);
       const there = await this.#storage.statLink(path);
       if (there?.kind === "folder") await this.#addBelow(path, depth + 1, links);
       else if (there?.kind === "file") await this.addFile(path);
       else if (there?.kind === "symlink") links.push(path);
-    }
+    });
   }
 
   async #addBelow(path: string, depth: number, links: string[]): Promise<void> {
@@ -178,6 +192,7 @@ export class Census {
         if (target && target !== patient) target.isDataFile = true;
       }
     }
+    this.#onFile(this.#passed, this.#known);
   }
 
   async #lead(
@@ -193,11 +208,20 @@ export class Census {
       return { ...lead, why: "nobody looked" };
     }
     try {
-      return { ...lead, target: await this.#examine(path), why: undefined };
+      const target = await this.#follow(path);
+      return { ...lead, target, why: undefined };
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
       return { ...lead, why: error.message };
     }
+  }
+
+  async #follow(path: string): Promise<Patient | undefined> {
+    let target: Patient | undefined;
+    await this.each([path], async () => {
+      target = await this.#examine(path);
+    });
+    return target;
   }
 
   async #examine(path: string, opening: Pick<OpenOptions, "mayBeDevice"> = {}): Promise<Patient | undefined> {
@@ -212,7 +236,7 @@ export class Census {
       return same;
     }
     this.#opened += 1;
-    this.#onFile(this.#opened);
+    this.#onFile(this.#passed, this.#known);
     const image = await examineImage(this.#storage, path, stat, opening);
     const patient: Patient = {
       path,

@@ -19,17 +19,21 @@ export async function judgeCounts(
 ): Promise<Finding[]> {
   const images = all.filter(({ image }) => image.header?.missingTables.length === 0);
   const found: Finding[] = [];
-  for (const [index, patient] of images.entries()) {
-    const { path } = patient;
+  const totalBytes = images.reduce((sum, { image }) => sum + image.stat.sizeBytes, 0);
+  let doneBytes = 0;
+  for (const patient of images) {
+    const { path, image } = patient;
     signal?.throwIfAborted();
-    onProgress?.("checking", index, images.length);
+    onProgress?.("checking", doneBytes, totalBytes);
     const file = await storage.openFile(path, "read", { mayBeDevice: true });
     try {
       found.push(...(await judgeOne(file, patient)));
     } finally {
       await file.close();
     }
+    doneBytes += image.stat.sizeBytes;
   }
+  onProgress?.("checking", totalBytes, totalBytes);
   return found;
 }
 

@@ -68,15 +68,15 @@ export interface Examination {
 export async function examine(real: Storage, request: ExaminationRequest): Promise<Examination> {
   const { startFolder, bounds, onProgress, paths } = request;
   const storage = stoppedBy(real, request.signal);
-  const onFile = (count: number): void =>
-    onProgress?.("looking at headers", count * HEADER_BYTES, count * HEADER_BYTES + 1);
+  const onFile = (passed: number, known: number): void =>
+    onProgress?.("looking at headers", passed * HEADER_BYTES, known * HEADER_BYTES);
   const census = new Census(storage, { currentFolder: startFolder, bounds, onFile });
   const visit = new Visit(storage, request);
   const own = await visit.own();
   const folders: string[] = [];
   const files: string[] = [];
   const places = await statAll(storage, placesOf(request, own));
-  for (const [path, there] of places) {
+  await census.each(places, async ([path, there]) => {
     if (!there && paths.includes(path))
       throw new ImgtxError("E_NOT_FOUND", "nothing is there to be examined", { image: path });
     if (there?.kind === "folder") {
@@ -88,7 +88,7 @@ export async function examine(real: Storage, request: ExaminationRequest): Promi
       if (beside) census.foldersBeside.add(beside.folder);
       if (paths.includes(path)) files.push(path);
     }
-  }
+  });
   const found = await visit.found([...census.workspaces], own);
   const wards = [...(own ? [own] : []), ...found];
   wards.push(...(await visit.above(files, wards)));
