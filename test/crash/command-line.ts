@@ -20,6 +20,7 @@ import {
   changingImages,
   devicesIn,
   describeFiles,
+  describeGuest,
   imageIn,
   disksIn,
   describeWorkspace,
@@ -28,6 +29,7 @@ import {
   type WorkspacePlace,
 } from "./judges/observation.ts";
 import type { Race } from "./judges/races.ts";
+import { readGuest } from "./judges/seen-images.ts";
 import { record } from "./simulated/recording.ts";
 import { onTwoDisks, type SampleFile, type Scenario, WORKSPACE } from "./scenarios/sample-devices.ts";
 import type { RaceEntry } from "./scenarios/scenarios.ts";
@@ -64,15 +66,63 @@ export async function trialOf(scenario: Scenario, env: Environment = {}): Promis
 }
 
 /**
- * The same over two disks, each of which may be away, with the workspace on a third. Undefined where a scenario makes
- * its workspace itself, or is about block devices.
+ * The same for guests. An image in no workspace has one too, by the name that imgtx gives it then; and commands about what
+ * waits beside it find that by a name of their own.
+ */
+export async function guestTrialOf(scenario: Scenario): Promise<Trial> {
+  const trial = await trialOf(scenario);
+  const place = imageAlone(scenario);
+  if (!place) return trial;
+  const { path, format } = place;
+  const { subject } = trial;
+  const beside = `${posix.dirname(path)}/.${posix.basename(path)}.imgtx`;
+  return {
+    ...trial,
+    subject: {
+      ...subject,
+      run: (storage, argv) =>
+        subject.run(storage, argv[0] === "txn" ? [...argv, "--workspace", beside] : argv),
+      async observe(machine) {
+        const guest = describeGuest(ALONE, readGuest(viewOf(machine.tree), path, format));
+        return `device ${ALONE}: ${path} (${format})\n${guest}\n${await subject.observe(machine)}`;
+      },
+      startGuest: (machine, name, where) => startGuest(machine, path, name, where),
+    },
+  };
+}
+
+/** What imgtx calls an image that is in no workspace. */
+const ALONE = "the-image";
+
+/** The image that a scenario is about which is in no workspace. */
+function imageAlone({
+  startsWithout,
+  recover,
+  changing,
+}: Scenario): { path: string; format: "qcow2" | "raw" } | undefined {
+  const image = startsWithout === true ? recover?.at(-1) : undefined;
+  if (image === undefined) return undefined;
+  const path = posix.join(CWD, image);
+  return { path, format: changing?.[posix.relative(ROOT, path)] === "raw" ? "raw" : "qcow2" };
+}
+
+/**
+ * The same over two disks, each of which may be away, with the workspace on a third; but for an image in no workspace, which
+ * its journal lies beside. Undefined where a scenario makes its workspace itself, or is about block devices.
  */
 export async function awayTrialOf(
   scenario: Scenario,
 ): Promise<{ plan: Plan; subject: AwaySubject } | undefined> {
   // A device that is away takes its node along, and not what is in it.
   const hasDevices = scenario.files().some(({ isDevice }) => isDevice === true);
-  if (scenario.startsWithout || hasDevices) return undefined;
+  if (hasDevices) return undefined;
+  if (imageAlone(scenario)) {
+    const disk = await layOut(scenario.files(), { [CWD]: 1, [IMAGES]: 2 });
+    const { plan, subject } = await trialOf(scenario);
+    const seen = { disks: [CWD, IMAGES], lookAtDevices: async () => await Promise.resolve([]) };
+    return { plan: { ...plan, disk }, subject: { ...subject, ...seen, returns: [subject.recover] } };
+  }
+  if (scenario.startsWithout) return undefined;
   const { name, steps, studied, mixes, changing } = onTwoDisks(scenario);
   const files = onTwoDisks(scenario).files();
   const prepare = [{ argv: ["init"] }, ...onTwoDisks(scenario).prepare];
@@ -179,7 +229,7 @@ function subjectFor(
     disksOf: disksIn,
     files: (tree) => describeFiles(viewOf(tree), place).join("\n"),
     devicesOf: devicesIn,
-    startGuest: (machine, name, where) => startGuest(machine, `${workspace}/devices`, name, where),
+    startGuest: (machine, name, where) => startGuest(machine, `${workspace}/devices/${name}`, name, where),
   };
 }
 

@@ -6,10 +6,14 @@ import { awayTrialOf } from "../command-line.ts";
 import { Phases } from "../simulated/boundary-kinds.ts";
 import { record } from "../simulated/recording.ts";
 import { groupViolations } from "../report.ts";
+import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
 import { SCENARIOS } from "../scenarios/scenarios.ts";
 import { AWAY_SLICE, PHASES_OF_STEP, PHASES_OF_WAITING } from "../slice.ts";
 
-const OVER_DISKS = SCENARIOS.filter(({ startsWithout }) => startsWithout !== true);
+const OVER_DISKS = [
+  ...SCENARIOS.filter(({ startsWithout }) => startsWithout !== true),
+  ...IMAGE_SCENARIOS.filter(({ files }) => !files().some(({ isDevice }) => isDevice === true)),
+];
 
 /** In the order of the registry; of each scenario its end besides. */
 const kinds = new Phases(PHASES_OF_STEP);
@@ -24,7 +28,7 @@ test.each(OVER_DISKS.map((scenario) => [scenario.name, scenario] as const))(
   "a disk that is away at recovery, and comes back, is wholly before or wholly after in %s",
   async (_, scenario) => {
     const trial = await awayTrialOf(scenario);
-    if (!trial) throw new Error("it has a workspace");
+    if (!trial) throw new Error("it can be laid out over disks");
     const report = await takeDisksAway(await record(trial.plan, trial.subject), trial.subject, {
       ...AWAY_SLICE,
       kinds: WAITING.has(scenario.name) ? new Phases(PHASES_OF_WAITING) : kinds,

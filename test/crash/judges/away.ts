@@ -36,6 +36,8 @@ export const AWAY_ALL: AwayOptions = {
 export interface AwaySubject extends Subject {
   /** Mount points of the disks that may be away. */
   readonly disks: readonly string[];
+  /** Commands that come when the disk is back, where `RETURNS` have nothing to recover. */
+  readonly returns?: readonly (readonly string[])[];
   /** Each device's active layer and state, as the program says it. Throws where a command that reads fails. */
   lookAtDevices(machine: SimulatedMachine): Promise<readonly SeenDevice[]>;
 }
@@ -153,7 +155,8 @@ class AwayRig {
     wanted: string,
     { trail, said }: { readonly trail: readonly string[]; readonly said: string },
   ): Promise<void> {
-    const command = RETURNS[this.#turn % RETURNS.length] ?? [];
+    const { returns = RETURNS } = this.#subject;
+    const command = returns[this.#turn % returns.length] ?? [];
     const { exit, text } = await runOn(back, this.#subject, command);
     const told = `\`${command.join(" ")}\` ends with ${exit}\n${text}`;
     if (exit !== 0)

@@ -1,7 +1,7 @@
 // A slice of what `npm run torture -- simulated --part guests` does: guests that start between a crash and its recovery.
 
 import { expect, test } from "vitest";
-import { trialOf } from "../command-line.ts";
+import { guestTrialOf, trialOf } from "../command-line.ts";
 import { type Boundaries, Phases } from "../simulated/boundary-kinds.ts";
 import { spread } from "../simulated/crash-states.ts";
 import { describeChange } from "../simulated/disk-log.ts";
@@ -10,6 +10,7 @@ import { meetGuests } from "./guests.ts";
 import { record, RECORDED_BOOT } from "../simulated/recording.ts";
 import { groupViolations } from "../report.ts";
 import { DEVICE_SCENARIOS } from "../scenarios/device-scenarios.ts";
+import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
 import { SCENARIOS, findScenario } from "../scenarios/scenarios.ts";
 import { SimulatedMachine } from "../simulated/simulated-disk.ts";
 import { startProcess } from "../simulated/simulated-process.ts";
@@ -34,18 +35,19 @@ const places: Boundaries = {
   },
 };
 
-test.each([...SCENARIOS, ...DEVICE_SCENARIOS].map((scenario) => [scenario.name, scenario] as const))(
-  "no write of a guest that starts between a crash and its recovery is lost in %s",
-  async (_, scenario) => {
-    const { plan, subject } = await trialOf(scenario);
-    const report = await meetGuests(await record(plan, subject), subject, {
-      ...GUEST_SLICE,
-      kinds: BY_PLACE.has(scenario.name) ? places : kinds,
-    });
-    expect(groupViolations(report.violations)).toEqual([]);
-    expect(report.figures.guests).toBeGreaterThan(0);
-  },
-);
+test.each(
+  [...SCENARIOS, ...IMAGE_SCENARIOS, ...DEVICE_SCENARIOS].map(
+    (scenario) => [scenario.name, scenario] as const,
+  ),
+)("no write of a guest that starts between a crash and its recovery is lost in %s", async (_, scenario) => {
+  const { plan, subject } = await guestTrialOf(scenario);
+  const report = await meetGuests(await record(plan, subject), subject, {
+    ...GUEST_SLICE,
+    kinds: BY_PLACE.has(scenario.name) ? places : kinds,
+  });
+  expect(groupViolations(report.violations)).toEqual([]);
+  expect(report.figures.guests).toBeGreaterThan(0);
+});
 
 test("a move waits, and says so, where a raw image that its device leaves was written to", async () => {
   const { plan, subject } = await trialOf(findScenario("reopen a raw device"));

@@ -2,8 +2,6 @@
 // mutants' run fails for a flush that is redundant and not listed, and for one that is listed and needed.
 
 export const REDUNDANT_FLUSHES: Readonly<Record<string, string>> = {
-  applied:
-    "Without it what a guest writes to an image without a fence is taken for a stranger's, and the move waits: guests.test.ts",
   "fence of a left image":
     "Without it a guest may write to what its device leaves, and the move waits for a command: guests.test.ts",
   "fences lifted":

@@ -21,14 +21,14 @@ function offsetOf(place: GuestPlace, sizeBytes: number): number {
   return { data: 3 * 4096, hole: 13 * 4096, end: sizeBytes - WRITE_BYTES }[place];
 }
 
-/** Undefined where it does not write: nothing is there, a fence keeps it out, or its disk has become too small. */
+/** What it is shown is a link of a view, or its image. Undefined where it does not write: nothing is there, a fence keeps it out, or its disk has become too small. */
 export async function startGuest(
   machine: SimulatedMachine,
-  view: string,
+  shown: string,
   name: string,
   place: GuestPlace,
 ): Promise<GuestWrite | undefined> {
-  const guest = findGuest(machine, `${view}/${name}`);
+  const guest = findGuest(machine, shown);
   if (!guest) return undefined;
   const { path, format, found } = guest;
   const offset = offsetOf(place, found.length);

@@ -2,7 +2,14 @@
 // damaged journals, races, and the mutants.
 
 import { AWAY_ALL, takeDisksAway } from "../judges/away.ts";
-import { awayTrialOf, journalsIn, simulatedRaceOf, trialOf, type Trial } from "../command-line.ts";
+import {
+  awayTrialOf,
+  guestTrialOf,
+  journalsIn,
+  simulatedRaceOf,
+  trialOf,
+  type Trial,
+} from "../command-line.ts";
 import { damageJournals } from "../judges/damaged-journal.ts";
 import { explore, EXPLORE_ALL, type ExploreOptions } from "../judges/explore.ts";
 import { GUESTS_ALL, meetGuests } from "../judges/guests.ts";
@@ -15,6 +22,7 @@ import { REDUNDANT_FLUSHES } from "../judges/redundant-flushes.ts";
 import { DEVICE_SCENARIOS } from "../scenarios/device-scenarios.ts";
 import { IMAGE_SCENARIOS } from "../scenarios/image-scenarios.ts";
 import { LAYOUT_SCENARIOS } from "../scenarios/layout-scenarios.ts";
+import type { Scenario } from "../scenarios/sample-devices.ts";
 import { RACES, SCENARIOS } from "../scenarios/scenarios.ts";
 
 export interface SimulatedOptions {
@@ -106,23 +114,37 @@ class Run {
   }
 
   async guests(): Promise<void> {
-    await this.#each("guests", partOf(this.#options.deadline, SHARES.guests), async (trial, limits) => {
-      const { seed, deadline, maxViolations } = limits;
-      const options = { ...GUESTS_ALL, seed, deadline, maxViolations };
-      return meetGuests(await record(trial.plan, trial.subject), trial.subject, options);
+    const end = partOf(this.#options.deadline, SHARES.guests);
+    await this.#eachScenario("guests", end, async (scenario, limits) => {
+      const { plan, subject } = await guestTrialOf(scenario);
+      return await meetGuests(await record(plan, subject), subject, { ...GUESTS_ALL, ...limits });
     });
   }
 
   async away(): Promise<void> {
     const end = partOf(this.#options.deadline, SHARES.away);
+    await this.#eachScenario("away", end, async (scenario, limits) => {
+      const trial = await awayTrialOf(scenario);
+      if (!trial) return undefined;
+      const { plan, subject } = trial;
+      return await takeDisksAway(await record(plan, subject), subject, { ...AWAY_ALL, ...limits });
+    });
+  }
+
+  /** For what lays its disk out by itself. */
+  async #eachScenario(
+    part: string,
+    end: number,
+    run: (
+      scenario: Scenario,
+      limits: Pick<ExploreOptions, "seed" | "deadline" | "maxViolations">,
+    ) => Promise<Report | undefined>,
+  ): Promise<void> {
     const entries = ALL.filter(({ name }) => name.includes(this.#options.only ?? ""));
     for (const [index, scenario] of entries.entries()) {
-      const trial = await awayTrialOf(scenario);
-      if (!trial) continue;
-      const { plan, subject } = trial;
       const deadline = partOf(end, 1 / (entries.length - index));
-      const options = { ...AWAY_ALL, seed: this.#options.seed, deadline, maxViolations: 100 };
-      this.#take("away", plan.name, await takeDisksAway(await record(plan, subject), subject, options));
+      const found = await run(scenario, { seed: this.#options.seed, deadline, maxViolations: 100 });
+      if (found) this.#take(part, scenario.name, found);
     }
   }
 
