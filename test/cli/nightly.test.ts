@@ -21,7 +21,7 @@ function blocksOf(section: string): string[] {
   );
 }
 
-const [SCRIPT = ""] = blocksOf("THE SCRIPT");
+const [SCRIPT = "", GIVEN_OUT = ""] = blocksOf("THE SCRIPT");
 
 /** Days with their snapshots, of years ago: of the three the one in the middle goes. */
 async function withOldSnapshots(): Promise<Workbench> {
@@ -84,6 +84,20 @@ test("the script takes a snapshot of all disks, prunes, looks, and leaves metric
   expect(status, printed).toBe(1);
   expect(printed).toContain("c.qcow2");
   expect(metricsNow()).not.toContain("imgtx_problems 0\n");
+});
+
+test("the page gives the script out as it reads, and without a folder for metrics it writes none", async () => {
+  const page = GIVEN_OUT.replace("$(man -w imgtx-nightly)", `${TOP}/man/imgtx-nightly.7`);
+  const sed = page.slice(0, page.indexOf(" |\n"));
+  const { stdout } = spawnSync("bash", ["-euo", "pipefail", "-c", sed], { encoding: "utf8" });
+  expect(`${stdout}`).toBe(SCRIPT);
+
+  const bench = await makeWorkbench();
+  const bin = makeFolder();
+  symlinkSync(`${TOP}/bin/imgtx.js`, `${bin}/imgtx`);
+  const env = { PATH: `${bin}:${process.env["PATH"] ?? ""}`, NO_COLOR: "1" };
+  const night = spawnSync("bash", ["--norc", "-s", bench.root], { input: SCRIPT, env, encoding: "utf8" });
+  expect(night).toMatchObject({ status: 0, stdout: "", stderr: "" });
 });
 
 oracle("shellcheck").test("the script is clean to shellcheck", () => {
