@@ -5,7 +5,7 @@ import { shellQuote } from "../../format/index.ts";
 import { formatBytes, sayTime } from "../../units/index.ts";
 import type { DeviceDescription, MirrorStanding } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { widthOf, withName } from "./layout.ts";
+import { fold, widthOf, withName, wordsOf } from "./layout.ts";
 
 const SNAPSHOTS_TOLD = 3;
 
@@ -36,17 +36,19 @@ function drawChain(
     ].join(", ");
   });
   const column = columnOf(chain, abouts, canvas);
-  const lines = chain.map(({ image }, depth) => {
+  const lines = chain.flatMap(({ image }, depth) => {
     const last = depth === chain.length - 1 && device.problem === null;
-    const padding = " ".repeat(Math.max(2, column - widthOf(image)));
-    const painted = depth === 0 ? paint.green(image) : image;
-    return `${paint.dim(last ? branch.last : branch.more)} ${painted}${padding}${paint.dim(abouts[depth] ?? "")}`;
+    const about = paint.dim(abouts[depth] ?? "");
+    const head = `${paint.dim(last ? branch.last : branch.more)} ${depth === 0 ? paint.green(image) : image}`;
+    if (column === 0) return [head, `${paint.dim(last ? " " : branch.bar)}      ${about}`];
+    return [`${head}${" ".repeat(column - widthOf(image))}${about}`];
   });
   const problem = device.problem === null ? [] : [`${paint.dim(branch.last)} ${paint.red(device.problem)}`];
-  return [drawHead(device, canvas), ...lines, ...problem];
+  return [...drawHead(device, canvas), ...lines, ...problem];
 }
 
-function drawHead(device: DeviceDescription, { paint }: Canvas): string {
+function drawHead(device: DeviceDescription, canvas: Canvas): string[] {
+  const { paint } = canvas;
   const facts = [
     device.virtualSizeBytes === null ? undefined : formatBytes(device.virtualSizeBytes),
     device.frozen ? drawFrozen(device) : undefined,
@@ -58,7 +60,13 @@ function drawHead(device: DeviceDescription, { paint }: Canvas): string {
     device.provision === undefined ? undefined : `volumes by ${device.provision.map(shellQuote).join(" ")}`,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
-  return [paint.bold(device.name), paint.dim(facts.join(", "))].filter((part) => part !== "").join("  ");
+  const name = paint.bold(device.name);
+  if (facts.length === 0) return [name];
+  const [head = "", ...rest] = fold(wordsOf(`${device.name}  ${facts.join(", ")}`), canvas, 4);
+  return [
+    `${name}  ${paint.dim(head.slice(device.name.length + 2))}`,
+    ...rest.map((line) => paint.dim(line)),
+  ];
 }
 
 /** `snapshots 27 (nightly), 26 and 12 more` */
@@ -88,7 +96,7 @@ function drawUnfinished({ image, copiedBytes }: NonNullable<DeviceDescription["u
   return `unfinished copy ${image} (${formatBytes(copiedBytes)} so far)`;
 }
 
-/** Where what is said of the images begins, so that it stands in a column; 0 where there is no room for one. */
+/** Where what is said of the images begins, so that it stands in a column; 0 where it has to go below. */
 function columnOf(chain: DeviceDescription["chain"], abouts: readonly string[], { columns }: Canvas): number {
   const widestImage = Math.max(...chain.map(({ image }) => widthOf(image)));
   const widestAbout = Math.max(...abouts.map((about) => widthOf(about)));

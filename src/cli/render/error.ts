@@ -3,13 +3,15 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { hintOf } from "./hint.ts";
+import { fold, wordsOf } from "./layout.ts";
 import { printable } from "./printable.ts";
 
 export function drawError(error: unknown, canvas: Canvas, verbose: boolean): string[] {
   return error instanceof ImgtxError ? drawForeseen(error, canvas, verbose) : drawBug(error, canvas, verbose);
 }
 
-function drawForeseen(error: ImgtxError, { paint }: Canvas, verbose: boolean): string[] {
+function drawForeseen(error: ImgtxError, canvas: Canvas, verbose: boolean): string[] {
+  const { paint } = canvas;
   const hint = hintOf(error);
   const message = printable(error.message);
   const device = error.device === undefined ? undefined : printable(error.device);
@@ -22,13 +24,20 @@ function drawForeseen(error: ImgtxError, { paint }: Canvas, verbose: boolean): s
       ? undefined
       : `line ${error.line} of the batch`,
   ].filter((part) => part !== undefined);
+  const [first = "", ...rest] = fold(wordsOf(`error: ${named}`), canvas, 2);
   return [
-    `${paint.red("error:")} ${named}`,
+    `${paint.red("error:")}${first.slice("error:".length)}`,
+    ...rest,
     ...(place.length === 0 ? [] : [`  at: ${place.join(", ")}`]),
     ...(verbose ? drawCauses(error) : []),
     ...drawChanged(error),
-    ...(hint === undefined ? [] : [`  ${paint.cyan("hint:")} ${printable(hint)}`]),
+    ...(hint === undefined ? [] : drawHint(printable(hint), canvas)),
   ];
+}
+
+function drawHint(hint: string, canvas: Canvas): string[] {
+  const [first = "", ...rest] = fold(wordsOf(`  hint: ${hint}`), canvas, 4);
+  return [first.replace("hint:", canvas.paint.cyan("hint:")), ...rest];
 }
 
 /** A usage error is found before anything is opened: there is nothing to say. */

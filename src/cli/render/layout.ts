@@ -41,6 +41,24 @@ export function wrapWords(words: readonly string[], width: number): string[] {
   return [...lines, line];
 }
 
+/** One line where it fits; else broken between words, and what goes on below is indented. */
+export function fold(
+  words: readonly string[],
+  { columns }: Pick<Canvas, "columns">,
+  spaces: number,
+): string[] {
+  const whole = words.join(" ");
+  if (columns === undefined || widthOf(whole) <= columns) return [whole];
+  const [first = "", ...rest] = wrapWords(words, columns - spaces);
+  return [first, ...indent(rest, spaces)];
+}
+
+/** Words of prose, which joined are what it was. What stands in backticks or quotes stays whole, to be copied. */
+export function wordsOf(prose: string): string[] {
+  const words = prose.match(/ *(?:`[^`]*`|(?<=^|[ (])'[^']*'(?=$|[ ,.:;)])|[^ ])+/g) ?? [];
+  return words.map((word, index) => (index === 0 ? word : word.slice(1)));
+}
+
 export function indent(lines: readonly string[], spaces: number): string[] {
   return lines.map((line) => (line === "" ? "" : " ".repeat(spaces) + line));
 }

@@ -9,7 +9,7 @@ import type {
 } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { indent, table, withName, wrap } from "./layout.ts";
+import { fold, indent, table, withName, wrap } from "./layout.ts";
 import { drawAction } from "./outcome.ts";
 
 export function drawDevices(devices: readonly DeviceDescription[], canvas: Canvas): string[] {
@@ -104,7 +104,8 @@ function sayAllocated({ devices }: SnapshotDescription): string {
   return formatBytes(devices.reduce((sum, one) => sum + (one.allocatedSizeBytes ?? 0), 0));
 }
 
-export function drawSnapshot(snapshot: SnapshotDescription, { paint }: Canvas): string[] {
+export function drawSnapshot(snapshot: SnapshotDescription, canvas: Canvas): string[] {
+  const { paint } = canvas;
   const { number, name, message, created, problem } = snapshot;
   const taken = created === null ? "" : `, taken ${sayTime(created)}`;
   return [
@@ -112,7 +113,15 @@ export function drawSnapshot(snapshot: SnapshotDescription, { paint }: Canvas): 
     ...(message === null ? [] : [`  ${message}`]),
     ...(problem === null ? [] : [`  ${problem}`]),
     ...snapshot.devices.flatMap((one) => [
-      `  ${one.device}: ${one.image} (${one.format}, ${one.allocatedSizeBytes === null ? "not there" : formatBytes(one.allocatedSizeBytes)}, ${one.intact ? "intact" : paint.yellow("not what it was")})`,
+      ...fold(
+        [
+          `  ${one.device}:`,
+          one.image,
+          `(${one.format}, ${one.allocatedSizeBytes === null ? "not there" : formatBytes(one.allocatedSizeBytes)}, ${one.intact ? "intact" : paint.yellow("not what it was")})`,
+        ],
+        canvas,
+        4,
+      ),
       ...one.problems.map((text) => `    ${text}`),
     ]),
     ...snapshot.files.flatMap((one) => [
@@ -136,11 +145,15 @@ export function drawGenerations(
     const moves = devices.flatMap((move) => drawMove(move, arrow));
     const told = moves.length <= MOST_MOVES + 1 ? moves : moves.slice(0, MOST_MOVES);
     const more = moves.length - told.length;
+    const room = { columns: columns - 4 };
     return [
       `${paint.bold(number)}${paint.dim(time)}${paint.cyan(mark)}`,
       ...indent(wrap(what, columns - 2), 2),
       ...(problem === null ? [] : indent([paint.yellow(problem)], 2)),
-      ...indent(told, 4),
+      ...indent(
+        told.flatMap((parts) => fold(parts, room, 2)),
+        4,
+      ),
       ...(more === 0 ? [] : indent([paint.dim(`and ${more} more; --json has all`)], 4)),
     ];
   });
@@ -152,14 +165,16 @@ const MOST_MOVES = 8;
 function drawMove(
   { device, before, after, mirror }: GenerationDescription["devices"][number],
   arrow: string,
-): string[] {
-  const lines: string[] = [];
+): string[][] {
+  const lines: string[][] = [];
   if (before?.image !== after?.image || before?.format !== after?.format) {
     const [from, to] = [before?.image, after?.image];
     lines.push(
-      from === undefined ? `${device}: ${to ?? ""}` : `${device}: ${from} ${arrow} ${to ?? "removed"}`,
+      from === undefined ? [`${device}:`, to ?? ""] : [`${device}:`, from, `${arrow} ${to ?? "removed"}`],
     );
   }
-  if (mirror) lines.push(`${device}: mirror ${mirror.before ?? "none"} ${arrow} ${mirror.after ?? "none"}`);
+  if (mirror) {
+    lines.push([`${device}: mirror`, mirror.before ?? "none", `${arrow} ${mirror.after ?? "none"}`]);
+  }
   return lines;
 }

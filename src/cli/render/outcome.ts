@@ -4,7 +4,7 @@ import { type ActionKind, type ActionReport, type Outcome, traitsOf } from "../.
 import type { Canvas } from "./canvas.ts";
 import { drawChains } from "./chain.ts";
 import { sayTime } from "../../units/index.ts";
-import { widthOf, withName } from "./layout.ts";
+import { fold, widthOf, withName, wordsOf } from "./layout.ts";
 
 /** `undone` is for what took a transaction, or a part of one, back; `undoing` for a dry run of that. */
 export type Tense = "done" | "prepared" | "planned" | "undone" | "undoing";
@@ -25,13 +25,18 @@ export function tenseOf(outcome: Outcome): Tense {
 const DRAWN_WHOLE = 4;
 
 export function drawOutcome(outcome: Outcome, canvas: Canvas, tense: Tense, closing: string): string[] {
-  if (outcome.devices.length > DRAWN_WHOLE) return [...drawMany(outcome, canvas, tense), "", closing];
+  if (outcome.devices.length > DRAWN_WHOLE)
+    return [...drawMany(outcome, canvas, tense), "", ...fold(wordsOf(closing), canvas, 2)];
   const actions =
     tense === "undone" || tense === "undoing"
       ? drawUndone(outcome.actions, canvas, tense)
       : outcome.actions.flatMap((action) => drawAction(action, canvas, tense));
   const chains = drawChains(outcome.devices, canvas);
-  return [...actions, ...(chains.length > 0 ? ["", ...chains, ""] : []), closing];
+  return [
+    ...actions,
+    ...(chains.length > 0 ? ["", ...chains, ""] : []),
+    ...fold(wordsOf(closing), canvas, 2),
+  ];
 }
 
 /** The last line of an action's result. */
@@ -80,10 +85,14 @@ function sayJoined(id: string | null, { name, started }: NonNullable<Outcome["jo
   return `${withName(`transaction ${id}`, name)}, begun ${sayTime(started)}`;
 }
 
-export function drawAction(action: ActionReport, { paint }: Canvas, tense: Tense): string[] {
+export function drawAction(action: ActionReport, canvas: Canvas, tense: Tense): string[] {
+  const { paint } = canvas;
   const head = action.device === null ? action.kind : action.device;
+  const [what = "", ...move] = sayMove(action, tense);
+  const [first = "", ...rest] = fold([`${head}: ${what}`, ...move], canvas, 4);
   return [
-    `${paint.bold(head)}: ${say(action.kind, tense)}${drawMove(action, tense)}`,
+    `${paint.bold(head)}${first.slice(head.length)}`,
+    ...rest,
     ...action.notes.map((note) => `  ${paint.yellow("note:")} ${note}`),
   ];
 }
@@ -142,14 +151,18 @@ function foldNotes(actions: Outcome["actions"], tense: Tense): string[] {
   });
 }
 
-function drawMove(action: ActionReport, tense: Tense): string {
+/** `snapshot taken: /b, was /a`, in the parts between which it may be broken: a path stays whole, to be copied. */
+function sayMove(action: ActionReport, tense: Tense): string[] {
+  const said = say(action.kind, tense);
   const { before, after } = action;
   const isTakenBack = tense === "undone" || tense === "undoing";
   const copy = copyOf(action);
-  if (copy && !isTakenBack) return `: ${after} to ${copy.path}`;
-  if (isTakenBack) return before === null ? "" : `, stays ${before}`;
-  if (after === null) return before === null ? "" : `, was ${before}`;
-  return before === null || before === after ? `: ${after}` : `: ${after}, was ${before}`;
+  if (copy && !isTakenBack) return [`${said}:`, `${after}`, `to ${copy.path}`];
+  if (isTakenBack) return before === null ? [said] : [`${said},`, `stays ${before}`];
+  if (after === null) return before === null ? [said] : [`${said},`, `was ${before}`];
+  return before === null || before === after
+    ? [`${said}:`, after]
+    : [`${said}:`, `${after},`, `was ${before}`];
 }
 
 /** The file that gets the device's content, where the device itself stays what it is. */

@@ -4,7 +4,7 @@ import { formatBytes, sayTime } from "../../units/index.ts";
 import type { StatusDescription } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawAge, withName } from "./layout.ts";
+import { drawAge, fold, withName, wordsOf } from "./layout.ts";
 
 /** A problem is what `--check` ends with 1 for. */
 export interface Fact {
@@ -32,14 +32,20 @@ export function listFacts(status: StatusDescription): Fact[] {
   ];
 }
 
-export function drawStatus(status: StatusDescription, { paint }: Canvas): string[] {
+export function drawStatus(status: StatusDescription, canvas: Canvas): string[] {
+  const { paint } = canvas;
   const facts = listFacts(status);
   const width = Math.max(...facts.map(({ subject }) => subject.length));
   const colour = (level: Fact["level"], text: string): string =>
     level === "fact" ? text : level === "note" ? paint.yellow(text) : paint.red(text);
-  return facts.map(({ subject, level, text }) => {
+  return facts.flatMap(({ subject, level, text }) => {
     const mark = level === "problem" ? "problem: " : "";
-    return `${paint.bold(subject.padEnd(width))}  ${colour(level, `${mark}${text}`)}`;
+    const head = subject.padEnd(width);
+    const [first = "", ...rest] = fold(wordsOf(`${head}  ${mark}${text}`), canvas, Math.min(width + 2, 12));
+    return [
+      `${paint.bold(head)}  ${colour(level, first.slice(head.length + 2))}`,
+      ...rest.map((line) => colour(level, line)),
+    ];
   });
 }
 

@@ -219,6 +219,45 @@ describe("width", () => {
     );
   });
 
+  test("results and errors break between words; paths and commands stay whole", async () => {
+    const chain = [
+      { image: "/srv/my guests/a-after-monday.qcow2", format: "qcow2" },
+      { image: "/srv/my guests/a.qcow2", format: "qcow2" },
+    ];
+    const outcome = makeOutcome({
+      actions: [makeAction({ before: chain[1]?.image ?? "", after: chain[0]?.image ?? "" })],
+      devices: [makeDevice({ chain })],
+    });
+    const setting = {
+      engine: recordingEngine(outcome).engine,
+      terminal: 40,
+      env: { ...UTF8, NO_COLOR: "1" },
+    };
+    const { stdout } = await runCli(["snapshot", "vda"], setting);
+    expect(stdout.split("\n").slice(0, 8)).toEqual([
+      "vda: snapshot taken:",
+      "    /srv/my guests/a-after-monday.qcow2,",
+      "    was /srv/my guests/a.qcow2",
+      "",
+      "vda  10 GiB",
+      "├─ /srv/my guests/a-after-monday.qcow2",
+      "│      qcow2, active layer",
+      "└─ /srv/my guests/a.qcow2",
+    ]);
+
+    const hint = "look at `imgtx img check '/srv/my guests/a.qcow2'`, which  lists what is wrong";
+    const runActions = () => {
+      throw new ImgtxError("E_CORRUPT", "broken", { hint });
+    };
+    const { stderr } = await runCli(["snapshot", "vda"], { ...setting, engine: { runActions } });
+    expect(stderr.split("\n").slice(2)).toEqual([
+      "  hint: look at",
+      "    `imgtx img check '/srv/my guests/a.qcow2'`,",
+      "    which  lists what is wrong",
+      "",
+    ]);
+  });
+
   test("a word that is too long sticks out whole, so that it can be copied", () => {
     expect(wrap("see /a/very/long/path here", 8)).toEqual(["see", "/a/very/long/path", "here"]);
     expect(definitionList([{ term: "--a-long-option", about: "what it does" }], 20)).toEqual([
