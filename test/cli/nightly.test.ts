@@ -90,7 +90,7 @@ test("the page gives the script out as it reads, and without a folder for metric
   const page = GIVEN_OUT.replace("$(man -w imgtx-nightly)", `${TOP}/man/imgtx-nightly.7`);
   const sed = page.slice(0, page.indexOf(" |\n"));
   const { stdout } = spawnSync("bash", ["-euo", "pipefail", "-c", sed], { encoding: "utf8" });
-  expect(`${stdout}`).toBe(SCRIPT);
+  expect(stdout).toBe(SCRIPT);
 
   const bench = await makeWorkbench();
   const bin = makeFolder();
