@@ -221,8 +221,8 @@ describe("width", () => {
 
   test("results and errors break between words; paths and commands stay whole", async () => {
     const chain = [
-      { image: "/srv/my guests/a-after-monday.qcow2", format: "qcow2" },
-      { image: "/srv/my guests/a.qcow2", format: "qcow2" },
+      { image: "/srv/my guests/a-after-monday.qcow2", format: "qcow2" as const },
+      { image: "/srv/my guests/a.qcow2", format: "qcow2" as const },
     ];
     const outcome = makeOutcome({
       actions: [makeAction({ before: chain[1]?.image ?? "", after: chain[0]?.image ?? "" })],
