@@ -1,5 +1,16 @@
 // What the first words of commands of two words are about: `imgtx help txn` says it.
 
+/** Under which `imgtx --help` lists the commands. */
+export const SECTIONS = [
+  "Workspace and devices",
+  "Snapshots and the way back",
+  "Changes to devices",
+  "Transactions",
+  "Images",
+  "More",
+] as const;
+export type Section = (typeof SECTIONS)[number];
+
 export interface GroupRow {
   readonly name: string;
   readonly about: string;

@@ -2,6 +2,7 @@
 // one, when they are called: loading them all would cost more than most of them take.
 
 import { IMG_TABLE } from "../img/table.ts";
+import type { Section } from "./command-groups.ts";
 import type { Command } from "./definition.ts";
 
 export interface CommandRow {
@@ -12,9 +13,6 @@ export interface CommandRow {
   readonly section: Section | "hidden";
   readonly load: () => Promise<Command>;
 }
-
-export const SECTIONS = ["Workspace and devices", "Actions", "Transactions", "Images", "More"] as const;
-type Section = (typeof SECTIONS)[number];
 
 export const COMMAND_TABLE: readonly CommandRow[] = [
   {
@@ -92,181 +90,181 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   {
     path: ["snapshot"],
     summary: "put a new overlay on top of a device",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/snapshot.ts")).snapshot,
   },
   {
     path: ["snapshot-group"],
     summary: "snapshot several devices at one instant",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/snapshot-group.ts")).snapshotGroup,
   },
   {
     path: ["snapshot-list"],
     summary: "list the snapshots",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/snapshot-list.ts")).snapshotList,
   },
   {
     path: ["snapshot-show"],
     summary: "show what a snapshot keeps",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/snapshot-show.ts")).snapshotShow,
   },
   {
     path: ["reopen"],
     summary: "point a device to another image",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/reopen.ts")).reopen,
   },
   {
     path: ["mirror"],
     summary: "copy devices, and keep the copies in sync",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/mirror.ts")).mirror,
   },
   {
     path: ["migrate"],
     summary: "begin to move a device's chain to another place",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/migrate.ts")).migrate,
   },
   {
     path: ["freeze"],
     summary: "make devices hold still, or while a command runs",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/freeze.ts")).freeze,
   },
   {
     path: ["unfreeze"],
     summary: "let frozen devices go on",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/unfreeze.ts")).unfreeze,
   },
   {
     path: ["resize"],
     summary: "make a device's disk larger or smaller",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/resize.ts")).resize,
   },
   {
     path: ["merge"],
     summary: "merge overlays of devices into images below them",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/merge.ts")).merge,
   },
   {
     path: ["pull"],
     summary: "bring what lies below up into devices' active layers",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/pull.ts")).pull,
   },
   {
     path: ["rebase"],
     summary: "put a device's active layer on another backing image",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/rebase.ts")).rebase,
   },
   {
     path: ["internal-snapshot", "create"],
     summary: "keep the content of devices inside their images",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotCreate,
   },
   {
     path: ["internal-snapshot", "apply"],
     summary: "go back to an internal snapshot",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotApply,
   },
   {
     path: ["internal-snapshot", "delete"],
     summary: "take an internal snapshot away",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotDelete,
   },
   {
     path: ["internal-snapshot", "list"],
     summary: "list the internal snapshots of devices",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/internal-snapshot.ts")).internalSnapshotList,
   },
   {
     path: ["bitmap", "add"],
     summary: "give devices a bitmap of what is written",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/bitmap.ts")).bitmapAdd,
   },
   {
     path: ["bitmap", "remove"],
     summary: "take a bitmap away",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/bitmap.ts")).bitmapRemove,
   },
   {
     path: ["bitmap", "clear"],
     summary: "take the marks out of a bitmap",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/bitmap.ts")).bitmapClear,
   },
   {
     path: ["bitmap", "enable"],
     summary: "have QEMU mark what is written",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/bitmap.ts")).bitmapEnable,
   },
   {
     path: ["bitmap", "disable"],
     summary: "leave a bitmap as it is",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/bitmap.ts")).bitmapDisable,
   },
   {
     path: ["bitmap", "merge"],
     summary: "add the marks of other bitmaps to one",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/bitmap.ts")).bitmapMerge,
   },
   {
     path: ["amend"],
     summary: "give images of devices other properties",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/amend.ts")).amend,
   },
   {
     path: ["repair"],
     summary: "set refcounts in images of devices right",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/repair.ts")).repair,
   },
   {
     path: ["relocate"],
     summary: "move devices, or a workspace, to another folder, with their snapshots",
-    section: "Actions",
+    section: "Changes to devices",
     load: async () => (await import("../commands/relocate.ts")).relocate,
   },
   {
     path: ["rollback"],
     summary: "go back to a snapshot",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/rollback.ts")).rollback,
   },
   {
     path: ["snapshot-delete"],
     summary: "take moments away, and keep all others",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/snapshot-delete.ts")).snapshotDelete,
   },
   {
     path: ["undo"],
     summary: "take back what the last commit did",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/undo.ts")).undo,
   },
   {
     path: ["redo"],
     summary: "do again what was taken back",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/undo.ts")).redo,
   },
   {
@@ -278,13 +276,13 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   {
     path: ["prune"],
     summary: "take snapshots away by a policy",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/prune.ts")).prune,
   },
   {
     path: ["gc"],
     summary: "remove what imgtx made and nothing needs any more",
-    section: "Actions",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/gc.ts")).gc,
   },
   {
@@ -356,7 +354,7 @@ export const COMMAND_TABLE: readonly CommandRow[] = [
   {
     path: ["history"],
     summary: "list what was done with the devices",
-    section: "More",
+    section: "Snapshots and the way back",
     load: async () => (await import("../commands/history.ts")).history,
   },
   {

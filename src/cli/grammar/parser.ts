@@ -90,9 +90,40 @@ export function refuseUnknownCommand(argv: readonly string[], path: readonly str
     const stub = quietCommander(second ?? first ?? "");
     parent?.addCommand(stub, { hidden: row.section === "hidden" });
   }
-  parseWith(root, closeWait(argv), path, looseWaitHint(argv));
+  parseWith(root, closeWait(argv), path, looseWaitHint(argv) ?? otherWordHint(argv, path));
   throw new ImgtxError("E_USAGE", "no command given", { hint: helpHint(path) });
 }
+
+/** For a first word that other tools have, or that is the verb of groups: those commands. */
+function otherWordHint(argv: readonly string[], path: readonly string[]): string | undefined {
+  const word = argv.find((one) => !one.startsWith("-")) ?? "";
+  if (path.length > 0 || word === "") return undefined;
+  const known = OTHER_WORDS.get(word);
+  const rows = COMMAND_TABLE.filter(
+    ({ path: words, section }) => section !== "hidden" && isVerb(word, words),
+  );
+  const names =
+    known ?? rows.map(({ path: words }) => words.join(" ")).toSorted((a, b) => a.length - b.length);
+  return names.length === 0 ? undefined : `did you mean ${names.join(", or ")}?`;
+}
+
+/** `list` of `device list` and of `snapshot-list`. */
+function isVerb(word: string, [first = "", second]: readonly string[]): boolean {
+  return second === undefined ? first.endsWith(`-${word}`) : second === word;
+}
+
+const OTHER_WORDS: ReadonlyMap<string, readonly string[]> = new Map([
+  ["restore", ["rollback"]],
+  ["revert", ["rollback"]],
+  ["ls", ["device list", "snapshot-list"]],
+  ["snapshots", ["snapshot-list"]],
+  ["rm", ["device remove", "snapshot-delete"]],
+  ["clone", ["mirror", "img convert"]],
+  ["copy", ["mirror", "img convert"]],
+  ["backup", ["mirror", "snapshot-group"]],
+  ["verify", ["status --check", "mirror --verify", "doctor"]],
+  ["log", ["history"]],
+]);
 
 /** As above for the first word of a batch's line. */
 export function refuseUnknownVerb(word: string, verbs: readonly string[]): never {

@@ -1,8 +1,8 @@
 // Help, drawn from the definitions: what a command does, its arguments and options, examples, and its
 // exit statuses. At most 80 columns, and fewer on a narrow terminal.
 
-import { type GroupRow } from "../grammar/command-groups.ts";
-import { COMMAND_TABLE, SECTIONS, type CommandRow } from "../grammar/command-table.ts";
+import { type GroupRow, SECTIONS } from "../grammar/command-groups.ts";
+import { COMMAND_TABLE, type CommandRow } from "../grammar/command-table.ts";
 import {
   type CommandDefinition,
   type Example,
@@ -23,9 +23,9 @@ const ABOUT =
 
 const FIRST_STEPS: readonly Example[] = [
   { command: "imgtx device add vda disk.qcow2", about: "give an image a name; makes a workspace here" },
-  { command: "imgtx snapshot vda before-upgrade.qcow2", about: "new writes go to the new overlay" },
+  { command: "imgtx snapshot-group --all --name before-upgrade", about: "keep what all devices are now" },
   { command: "imgtx tree", about: "draw the chains" },
-  { command: "imgtx rollback", about: "go back" },
+  { command: "imgtx rollback --to before-upgrade", about: "go back" },
 ];
 
 /** `short` leaves out what is not about commands: for a command line without one. */

@@ -148,12 +148,13 @@ export function drawDot(tree: TreeDescription): string[] {
 
 export function drawMermaid(tree: TreeDescription): string[] {
   const ids = new Map(tree.images.map(({ image }, index) => [image, `n${index}`]));
-  const quote = (text: string): string => `"${text.replaceAll('"', "#quot;")}"`;
+  // A label is HTML, whose entities begin with #.
+  const escape = (text: string): string => text.replace(/[#"<>&]/g, (sign) => `#${sign.codePointAt(0)};`);
   return [
     "graph BT",
     ...tree.images.map(
       (image) =>
-        `  ${ids.get(image.image)}[${quote([nearPath(image.image, tree), ...factsOf(image, tree)].join("<br>"))}]`,
+        `  ${ids.get(image.image)}["${[nearPath(image.image, tree), ...factsOf(image, tree)].map(escape).join("<br>")}"]`,
     ),
     ...tree.images.flatMap(({ image, backing }) =>
       backing === null || !ids.has(backing) ? [] : [`  ${ids.get(image)} --> ${ids.get(backing)}`],

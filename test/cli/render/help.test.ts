@@ -71,5 +71,5 @@ test("hidden commands are in no help", async () => {
 
 test("headings are bold on a terminal", async () => {
   const { stdout } = await runCli(["--help"], { terminal: 80, env: { TERM: "xterm" } });
-  expect(stdout).toContain("\u001b[1mActions\u001b[22m");
+  expect(stdout).toContain("\u001b[1mTransactions\u001b[22m");
 });

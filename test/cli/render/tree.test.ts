@@ -138,6 +138,13 @@ describe("a tree", () => {
   });
 });
 
+test("no name is markup in a label of Mermaid", async () => {
+  const bench = await makeWorkbench();
+  await bench.snapshot({ vda: 'a#<img src=x onerror=y>&"b.qcow2' });
+  const { stdout } = await runCli(["tree", "--format", "mermaid"], { cwd: bench.root });
+  expect(stdout).toContain("a#35;#60;img src=x onerror=y#62;#38;#34;b.qcow2<br>active layer of vda");
+});
+
 test("the tree of a workspace has devices, sealed images and mirrors at their places, as they are now", async () => {
   const bench = await makeWorkbench();
   await bench.snapshot({ vda: "a1.qcow2", vdb: "b1.qcow2" });
