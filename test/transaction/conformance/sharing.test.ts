@@ -1,12 +1,13 @@
 // Images that devices share: what one writes to, no other may read through its chain. And overlays that
 // were made beforehand.
 
-import { appendFileSync, linkSync, readFileSync, symlinkSync } from "node:fs";
+import { appendFileSync, existsSync, linkSync, readFileSync, symlinkSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
-import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 describe("an image can't become an active layer", () => {
   test.each([
@@ -194,5 +195,20 @@ describe("an image of another workspace", () => {
     const failure = await failureOf(async () => await ours.run(merge));
     expect(failure).toMatchObject({ code: "E_IN_USE", device: "vdx", image: theirs.at("a1.qcow2") });
     expect(failure.message).toContain("snapshot 2 (before rollback to 1) of the workspace");
+  });
+
+  test("stays where its snapshot is deleted, and a device of a workspace above stands on it", async () => {
+    const above = new Workbench(makeFolder());
+    const bench = await makeWorkbench(above.at("inner"));
+    await bench.snapshot({ vda: "a1.qcow2" });
+    await bench.rollback();
+    above.makeQcow2("clone.qcow2", 7, { name: "inner/a1.qcow2", format: "qcow2" });
+    await above.add("vdx", "clone.qcow2");
+    const newest = { kind: "snapshot-delete", snapshots: ["2"], devices: [], keepsImages: false } as const;
+    const said: string[] = [];
+    await bench.run(newest, { onNotice: (line) => said.push(line) });
+    const why = `device 'vdx' of the workspace '${above.root}' stands on it`;
+    expect(said).toEqual([`left '${bench.at("a1.qcow2")}' as it is: ${why}`]);
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
   });
 });

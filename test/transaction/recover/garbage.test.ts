@@ -35,8 +35,8 @@ function names(bench: Workbench, { found }: Garbage): string[] {
 }
 
 /** a1.qcow2, taken back, and left behind by what came then. */
-async function withOrphan(): Promise<Workbench> {
-  const bench = await makeWorkbench();
+async function withOrphan(root?: string): Promise<Workbench> {
+  const bench = await makeWorkbench(root);
   await bench.snapshot({ vda: "a1.qcow2" });
   await bench.undo();
   await bench.snapshot({ vda: "a2.qcow2" });
@@ -141,6 +141,16 @@ describe("garbage", () => {
     symlinkSync(bench.at("a1.qcow2"), bench.at("link.qcow2"));
     await bench.add("vdz", "link.qcow2");
     expect(await collect(bench)).toEqual({ found: [], stays: [], removed: true });
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
+  });
+
+  test("is no overlay that a device of a workspace in a folder above stands on", async () => {
+    const theirs = new Workbench(makeFolder());
+    const bench = await withOrphan(theirs.at("inner"));
+    theirs.makeQcow2("clone.qcow2", 7, { name: "inner/a1.qcow2", format: "qcow2" });
+    await theirs.add("vdx", "clone.qcow2");
+    const why = `device 'vdx' of the workspace '${theirs.root}' stands on it`;
+    expect(await collect(bench)).toMatchObject({ found: [], stays: [{ path: bench.at("a1.qcow2"), why }] });
     expect(existsSync(bench.at("a1.qcow2"))).toBe(true);
   });
 
