@@ -20,7 +20,7 @@ import { describe, expect, test } from "vitest";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { runWell } from "../../helpers/qemu-programs.ts";
-import { killAt } from "../../helpers/storage/watched-storage.ts";
+import { killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { infoOf, judge, listBitmaps, mirror, stagingFiles } from "../../helpers/transaction/mirroring.ts";
 import { expectIntact, imagesIn, makeKept, relocate } from "../../helpers/transaction/relocating.ts";
 import { readSnapshotContents } from "../../helpers/transaction/snapshot-contents.ts";
@@ -283,6 +283,21 @@ describe("is refused, with nothing changed", () => {
         code,
       });
     }
+  });
+
+  test("where somebody writes to an image while it is copied", async () => {
+    const bench = await makeWorkbench();
+    const [elsewhere, image] = [makeFolder(), bench.at("b.raw")];
+    const written = bench.through(
+      watchStorage(bench.storage, ({ name, path: file }) => {
+        if (name !== "file.write" || !file.startsWith(elsewhere)) return;
+        writeFileSync(image, new Uint8Array(4096).fill(readFileSync(image)[0]! ^ 255), { flag: "r+" });
+        utimesSync(image, 1_700_000_000, 1_700_000_000);
+      }),
+    );
+    const failure = await failureOf(async () => await relocate(written, ["vdb"], elsewhere));
+    expect(failure).toMatchObject({ code: "E_CHANGED", changed: false, image });
+    expect(readdirSync(elsewhere)).toEqual([]);
   });
 
   test("where a device is frozen", async () => {

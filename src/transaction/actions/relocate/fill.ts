@@ -1,6 +1,7 @@
 // Fills the files of a relocation, one after the other: copied, read back, and given the times and the mode of their sources.
 
 import { posix } from "node:path";
+import { ImgtxError } from "../../../errors/index.ts";
 import type { FileStat, Storage, StorageFile } from "../../../storage/index.ts";
 import { copyFile, type FileCopy, verifyFile } from "../../images/copy-file.ts";
 import { type FileToMake, type FillTools, progressOf } from "../plan/action.ts";
@@ -49,8 +50,27 @@ export async function fillCopies(
       isMarkDue: () => tools.isMarkDue(index),
       keepMark: async (offset) => await tools.keepMark(index, offset),
     });
-    await verifyFile(copy, { signal: tools.signal, onProgress });
+    await verify(copy, source.stat, { signal: tools.signal, onProgress });
     await giveRights(target, source.stat, toMake);
+  }
+}
+
+/** E_CHANGED where the source is not what was planned: then no disk is to blame. */
+async function verify(
+  copy: FileCopy,
+  { modifiedNs }: FileStat,
+  how: Parameters<typeof verifyFile>[1],
+): Promise<void> {
+  try {
+    await verifyFile(copy, how);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_IO") throw error;
+    if ((await copy.source.stat()).modifiedNs === modifiedNs) throw error;
+    throw new ImgtxError("E_CHANGED", "somebody wrote to it while it was copied", {
+      image: copy.source.path,
+      hint: "stop the guest or program that writes to it, then run the command again",
+      cause: error,
+    });
   }
 }
 
