@@ -179,7 +179,8 @@ def main():
     program = module.get_bin_path(given["executable"], required=True)
     # One id for all tries: a try whose answer was lost may have been applied.
     once = given["txn_id"] or "ansible-%s" % uuid.uuid4()
-    words = [program, "--workspace", given["workspace"], "txn", "run", "--json", "--txn", "none"]
+    workspace = os.path.abspath(given["workspace"])
+    words = [program, "--workspace", workspace, "txn", "run", "--json", "--txn", "none"]
     words += ["--txn-id", once, "--wait=%d" % given["wait"]]
     if module.check_mode:
         words.append("--dry-run")
@@ -188,7 +189,7 @@ def main():
     is_ours = given["txn_id"] is None
     while True:
         attempts += 1
-        status, printed, complaint = module.run_command(words)
+        status, printed, complaint = module.run_command(words, cwd=workspace)
         is_ours = is_ours or status == UNFINISHED
         if status not in AGAIN or attempts > given["retries"]:
             break

@@ -75,19 +75,24 @@ ansible.test(
     mkdirSync(`${cwd}/callbacks`);
     writeFileSync(`${cwd}/callbacks/lines.py`, CALLBACK);
     writeFileSync(`${cwd}/play.yml`, JSON.stringify(play));
-    const { stdout, stderr } = spawnSync("ansible-playbook", ["--diff", "-i", "localhost,", "play.yml"], {
-      cwd,
-      env: {
-        PATH: process.env["PATH"],
-        HOME: cwd,
-        LC_ALL: "C.UTF-8",
-        ANSIBLE_LIBRARY: MODULES,
-        ANSIBLE_STDOUT_CALLBACK: "lines",
-        ANSIBLE_CALLBACK_PLUGINS: `${cwd}/callbacks`,
-        ANSIBLE_PYTHON_INTERPRETER: "/usr/bin/python3",
+    const { stdout, stderr } = spawnSync(
+      "ansible-playbook",
+      ["--diff", "-i", "localhost,", `${cwd}/play.yml`],
+      {
+        // What is not absolute is of the workspace nevertheless.
+        cwd: `${cwd}/callbacks`,
+        env: {
+          PATH: process.env["PATH"],
+          HOME: cwd,
+          LC_ALL: "C.UTF-8",
+          ANSIBLE_LIBRARY: MODULES,
+          ANSIBLE_STDOUT_CALLBACK: "lines",
+          ANSIBLE_CALLBACK_PLUGINS: `${cwd}/callbacks`,
+          ANSIBLE_PYTHON_INTERPRETER: "/usr/bin/python3",
+        },
+        encoding: "utf8",
       },
-      encoding: "utf8",
-    });
+    );
     const told = stdout
       .split("\n")
       .filter((line) => line.startsWith("{"))
