@@ -164,8 +164,8 @@ function describeHeader(
   const featureNames = findExtension(extensions, "featureNames")?.names ?? [];
   const isFenced = fields.incompatibleFeatures.includes(INCOMPATIBLE_BIT.fence);
   const changer = isFenced ? findChanger(featureNames) : undefined;
+  // The fields last: after them each further one would cost more than all of the decoding.
   return {
-    ...fields,
     extensions,
     missingTables,
     lacksRefcounts,
@@ -185,6 +185,7 @@ function describeHeader(
     changer: changer?.purpose === "merging" ? undefined : changer?.id,
     isUnfinished: changer?.purpose === "filling",
     merger: changer?.purpose === "merging" ? changer.id : undefined,
+    ...fields,
   };
 }
 
