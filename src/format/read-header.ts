@@ -9,7 +9,7 @@ import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./q
 /** QEMU's header, its extensions and a long backing file name fit into this. */
 const HEAD_BYTES = 4096;
 
-const HINT_CORRUPT = "restore the image from a copy; `qemu-img check` may say more about it";
+const HINT_CORRUPT = "restore the image from a copy";
 const HINT_UNSUPPORTED = "use the tool that made the image, or a version of imgtx that knows what it uses";
 
 /** The first bytes of a file: HEAD_BYTES, or all of it where it is shorter. */

@@ -35,7 +35,7 @@ const ROWS = {
     { ...IMAGE, name: isText },
     ({ image, name }) =>
       `${quoteName(image)} names its backing file ${quoteName(name)}, which QEMU looks for in the current ` +
-      "folder; `imgtx img rebase -u` can store another name",
+      `folder; \`imgtx img rebase -u -b NAME -F FORMAT ${shellQuote(image)}\` can store another name`,
   ),
   "data file in current folder": row(
     { ...IMAGE, name: isText },
@@ -121,7 +121,7 @@ const ROWS = {
     { ...BOTH, changer: isText },
     ({ image, changer }) =>
       `transaction ${changer} was cut off amid changing ${image}: what it holds is of two moments, and no tool can tell ` +
-      `which; it is marked corrupt in place of its fence, and \`imgtx img check -r all\` of it makes its metadata agree`,
+      `which; it is marked corrupt in place of its fence, and \`imgtx img check -r all ${shellQuote(image)}\` makes its metadata agree`,
   ),
   "keeps its fence": row(
     BOTH,

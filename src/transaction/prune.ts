@@ -118,6 +118,6 @@ function judgeAll(
 function wouldKeepNone(device: string): ImgtxError {
   return new ImgtxError("E_REFUSED", `the policy would keep no snapshot of '${device}'`, {
     device,
-    hint: "`--keep-last 1` keeps the newest besides; `imgtx snapshot-delete` takes all away that it names",
+    hint: "`--keep-last 1` keeps the newest besides; `imgtx snapshot-delete SNAPSHOT` takes all away that it names",
   });
 }

@@ -4,8 +4,11 @@ import { execFileSync } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
+import { splitWords } from "../../src/cli/batch/words.ts";
 import { shellQuote } from "../../src/format/index.ts";
 import { printable } from "../../src/cli/render/printable.ts";
+import { runCli } from "../helpers/cli/harness.ts";
+import { makeFolder } from "../helpers/temporary-folder.ts";
 
 const SOURCE = fileURLToPath(new URL("../../src", import.meta.url));
 
@@ -25,6 +28,7 @@ const NEEDS_NO_QUOTES = new Set([
   "name", // of a device; of a user, quoted before
   "number",
   "other.id",
+  "openedWithout(imagePath)", // quoted in there
   "outcome.transaction",
   "sizeBytes",
   "snapshot.number",
@@ -34,6 +38,7 @@ const NEEDS_NO_QUOTES = new Set([
   "verb",
   "version",
   "wanted",
+  "writer", // a device
   "was", // a size
   'was < size ? " --shrink" : ""',
   'way.replace("DEVICES", names.join(" "))', // devices, in a command that is written there
@@ -68,6 +73,63 @@ test("every name in a command of a message is quoted, or needs no quotes", async
     ({ command }) => !/^cli\/(?:render\/help|img\/|main|completion\/)/.test(command),
   );
   expect(others.filter(({ place }) => !NEEDS_NO_QUOTES.has(place) && !IS_QUOTED.test(place))).toEqual([]);
+});
+
+const SAMPLES: Readonly<Record<string, string>> = {
+  // Where a command is put together of a part that may be another word.
+  verb: "abort",
+  kind: "undo",
+  format: "qcow2",
+  wanted: "2M",
+  was: "2M",
+  sizeBytes: "1048576",
+  'was < size ? " --shrink" : ""': " --shrink",
+  'name.startsWith("-") ? "-- " : ""': "-- ",
+  'way.replace("DEVICES", names.join(" "))': "unfreeze vda",
+  // Words in capitals, which whoever pastes the command replaces.
+  FORMAT: "qcow2",
+  SIZE: "2M",
+};
+const sampleOf = (place: string): string => SAMPLES[place] ?? (/umber|which/.test(place) ? "3" : "w1");
+
+/** The commands of messages, with samples for what stands in place of words. */
+async function listCommands(): Promise<ReadonlyMap<string, string>> {
+  const found = new Map<string, string>();
+  const files = (await readdir(SOURCE, { recursive: true })).filter((file) => file.endsWith(".ts"));
+  // Help speaks of commands by their names, and has what a command begins with.
+  for (const file of files.filter(
+    (name) => !/^cli\/(?:commands|grammar|img|completion|batch)\/|help/.test(name),
+  )) {
+    const text = (await readFile(`${SOURCE}/${file}`, "utf8")).replaceAll(/^\s*(?:\/\/|\*|\/\*).*$/gm, "");
+    const commands = text.matchAll(
+      /(?<!\$\{version\} )(?:\\`|(?<=["' (])`)imgtx ((?!knows|does|opens|\$\{version)[^`\n]*?)\\?`/g,
+    );
+    for (const [, command = ""] of commands) {
+      // A line of the source ends in it, or the command goes on elsewhere.
+      if (/\$\{shellQuote\($|\$\{shellQuote\(root\)\}$/.test(command)) continue;
+      const filled = command
+        .replaceAll("\\", "")
+        .replaceAll(/\$\{((?:[^{}]|\{[^{}]*\})*)\}/g, (_, place: string) => sampleOf(place))
+        .replaceAll(/(?<= )[A-Z]{4,}\b/g, sampleOf);
+      for (const one of filled.split(/ && imgtx /)) found.set(one, file);
+    }
+  }
+  return found;
+}
+
+test("every command of a message is one of imgtx's grammar, with all that it needs", async () => {
+  const commands = await listCommands();
+  expect(commands.size).toBeGreaterThan(80);
+  const refused: string[] = [];
+  for (const [command, file] of commands) {
+    // In an empty folder: what the grammar takes finds no workspace there, and no file.
+    const { status, stderr } = await runCli(splitWords(command), { cwd: makeFolder() });
+    const isTaken = command.startsWith("img ")
+      ? /^imgtx: (?:Could not open|Cannot)/.test(stderr)
+      : status !== 64;
+    if (!isTaken) refused.push(`${file}: ${command}: ${stderr.split("\n")[0]}`);
+  }
+  expect(refused).toEqual([]);
 });
 
 describe("a name as a word of a command is shown whole, and is the same name in a shell:", () => {

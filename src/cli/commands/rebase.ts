@@ -44,7 +44,7 @@ export const rebase: ActionCommand = {
   request(input) {
     if (input.text("--onto") === undefined) {
       throw new ImgtxError("E_USAGE", "--onto is missing: what is the device to stand on?", {
-        hint: "`imgtx pull` has a device stand on nothing",
+        hint: "`imgtx pull DEV` has a device stand on nothing",
       });
     }
     const [isUnsafe, isCompressed] = [input.flag("--unsafe"), input.flag("--compress")];

@@ -33,7 +33,7 @@ import {
   passGate,
 } from "./open-gate.ts";
 import type { ProbedFormat } from "../probe.ts";
-import { quoteName } from "../quote-name.ts";
+import { quoteName, shellQuote } from "../quote-name.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { requireSupported } from "./require-supported.ts";
 
@@ -123,7 +123,7 @@ async function openLink(walk: Walk, reference: Reference): Promise<ChainLink> {
   const { path, name, overlay } = reference;
   const file = await openReferenced(walk, reference);
   const stat = await file.stat();
-  claimIdentity(walk, stat, path);
+  claimIdentity(walk, stat, path, overlay?.path ?? path);
   walk.owners.add(stat.ownerId);
   const { link, probed } = await readLink(file, stat, {
     ...reference,
@@ -225,7 +225,7 @@ async function openDataFile(
     throw new ImgtxError("E_UNSUPPORTED", "'data-file' is required for this image: its header names none", {
       image: imagePath,
       field: "data_file_name",
-      hint: "store the name with `qemu-img amend -o data_file=NAME`",
+      hint: `store the name with \`qemu-img amend --image-opts -o data_file=NAME ${openedWithout(imagePath)}\``,
     });
   }
   if (isProtocolName(name)) throw ambiguousDataFile(name, imagePath);
@@ -241,7 +241,7 @@ async function openDataFile(
     const realPath = await passGate(walk.storage, gate, target);
     const file = hold(walk, await walk.storage.openFile(realPath, "read", OPENING_PASSED));
     const stat = await file.stat();
-    claimIdentity(walk, stat, path);
+    claimIdentity(walk, stat, path, imagePath);
     return { path, file, fingerprint: await fingerprintOpened(file, stat, undefined) };
   } catch (error) {
     throw explainOpenFailure(error, { what: "external data file", name, path, overlayPath: imagePath });
@@ -256,9 +256,15 @@ function ambiguousDataFile(name: string, image: string): ImgtxError {
     {
       image,
       field: "data_file_name",
-      hint: "give the file a name without a colon, and make the image anew over it with `imgtx img convert`",
+      hint: "give the file a name without a colon, and make an image anew over it",
     },
   );
+}
+
+/** For qemu-img, which opens an image that names no data file only where it is told of one. */
+function openedWithout(image: string): string {
+  const options = `driver=qcow2,file.driver=file,file.filename=${image.replaceAll(",", ",,")}`;
+  return `${shellQuote(options)},data-file.driver=file,data-file.filename=NAME`;
 }
 
 /** Where the data file is by the caller's own word, it may be anywhere. */
@@ -271,11 +277,11 @@ function hold(walk: Walk, file: StorageFile): StorageFile {
   return file;
 }
 
-function claimIdentity(walk: Walk, stat: FileStat, path: string): void {
+function claimIdentity(walk: Walk, stat: FileStat, path: string, namedBy: string): void {
   const identity = identityOf(stat);
   const earlier = walk.pathOf.get(identity);
   if (earlier !== undefined) {
-    throw inLoop(path, earlier);
+    throw inLoop(path, earlier, namedBy);
   }
   walk.pathOf.set(identity, path);
 }

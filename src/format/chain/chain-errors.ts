@@ -3,7 +3,7 @@
 
 import { type ErrorDetails, ImgtxError } from "../../errors/index.ts";
 import type { ProbedFormat } from "../probe.ts";
-import { quoteName } from "../quote-name.ts";
+import { quoteName, shellQuote } from "../quote-name.ts";
 
 /** A name that an image stores, and where it leads. */
 export interface NamedFile {
@@ -20,11 +20,16 @@ export const CHAIN_DEPTH_MAX = 200;
 
 const FIELD_OF = { "backing file": "backing_file_name", "external data file": "data_file_name" } as const;
 
-const MISSING_HINT_OF = {
-  "backing file":
-    "put the backing image back, or point the overlay to its new place with `imgtx img rebase -u -b FILE -F FORMAT`",
-  "external data file": "put the data file back, or run from the folder that its name is relative to",
-} as const;
+/** The command that has an overlay stand on another file, whose content it leaves as it is. */
+function pointElsewhere(overlayPath: string, file = "FILE", format = "FORMAT"): string {
+  return `\`imgtx img rebase -u -b ${shellQuote(file)} -F ${format} ${shellQuote(overlayPath)}\``;
+}
+
+function hintAtMissing({ what, overlayPath }: NamedFile): string {
+  return what === "backing file"
+    ? `put the backing image back, or point the overlay to its new place with ${pointElsewhere(overlayPath)}`
+    : "put the data file back, or run from the folder that its name is relative to";
+}
 
 /** The error of opening a file that an image names, with who names it. */
 export function explainOpenFailure(error: unknown, named: NamedFile): unknown {
@@ -36,7 +41,7 @@ export function explainOpenFailure(error: unknown, named: NamedFile): unknown {
   return new ImgtxError(
     "E_NOT_FOUND",
     `the ${what} ${quoteName(name)} of ${quoteName(overlayPath)} is not there: it resolves to ${quoteName(path)}`,
-    { image: overlayPath, field: FIELD_OF[what], hint: MISSING_HINT_OF[what], cause: error },
+    { image: overlayPath, field: FIELD_OF[what], hint: hintAtMissing(named), cause: error },
   );
 }
 
@@ -55,7 +60,7 @@ export function notQcow2(
     hint:
       overlayPath === undefined
         ? "state its real format with --format"
-        : "state its real format in the overlay with `imgtx img rebase -u -b FILE -F FORMAT`",
+        : `state its real format in the overlay with ${pointElsewhere(overlayPath, image)}`,
   });
 }
 
@@ -83,17 +88,17 @@ export function unknownFormat(
     {
       image,
       field: "backing_format",
-      hint: "if it is a raw image, say so in the overlay with `imgtx img rebase -u -b FILE -F raw`",
+      hint: `if it is a raw image, say so in the overlay with ${pointElsewhere(overlayPath, image, "raw")}`,
     },
   );
 }
 
-export function inLoop(image: string, earlierPath: string): ImgtxError {
+export function inLoop(image: string, earlierPath: string, overlayPath: string): ImgtxError {
   const there = earlierPath === image ? "" : ` (there as ${quoteName(earlierPath)})`;
   return new ImgtxError("E_LOOP", `the image is in its own backing chain more than once${there}`, {
     image,
     field: "backing_file_name",
-    hint: "point the overlay that closes the loop elsewhere with `imgtx img rebase -u`",
+    hint: `point the overlay that closes the loop elsewhere with ${pointElsewhere(overlayPath)}`,
   });
 }
 
@@ -101,6 +106,6 @@ export function tooDeep(image: string): ImgtxError {
   return new ImgtxError("E_LOOP", `the backing chain is deeper than ${CHAIN_DEPTH_MAX} images`, {
     image,
     field: "backing_file_name",
-    hint: "merge some of its layers with `imgtx img rebase` or `imgtx img commit`",
+    hint: "merge some of its layers, the lowest first, with `imgtx img commit OVERLAY`",
   });
 }

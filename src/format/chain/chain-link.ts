@@ -11,6 +11,7 @@ import type { ImageFormat } from "../image-format.ts";
 import { hasQcowMagic, type ProbedFormat } from "../probe.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
+import { shellQuote } from "../quote-name.ts";
 import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
 
 export interface DataFile {
@@ -67,7 +68,9 @@ export interface L1Table {
 }
 
 /** What to do about a table that is damaged. */
-export const DAMAGE_HINT = "`imgtx img check` says what else is damaged; restore the image from a copy";
+export function damageHint(image: string): string {
+  return `\`imgtx img check ${shellQuote(image)}\` says what else is damaged; restore the image from a copy`;
+}
 
 interface LinkRequest {
   readonly path: string;

@@ -28,6 +28,7 @@ import { openForWriting } from "../open/open-for-writing.ts";
 import { hasQcowMagic } from "../probe.ts";
 import { AUTOCLEAR_BIT } from "../qcow2/codec/features.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
+import { shellQuote } from "../quote-name.ts";
 import { readHead, readOwnHeader } from "../read-header.ts";
 import type { TargetFile } from "../new/target-file.ts";
 
@@ -199,7 +200,7 @@ function refuseBitmaps(header: Qcow2Header, path: string): void {
   if (!header.autoclearFeatures.includes(AUTOCLEAR_BIT.bitmaps)) return;
   throw new ImgtxError("E_REFUSED", "it has persistent bitmaps, which would be lost", {
     image: path,
-    hint: "remove them first, with `imgtx img bitmap --remove`, or convert into a new image",
+    hint: `remove them first, with \`imgtx img bitmap --remove ${shellQuote(path)} NAME\`, or convert into a new image`,
   });
 }
 

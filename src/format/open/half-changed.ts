@@ -8,7 +8,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { Chain } from "../chain/backing-chain.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
-import { howToFindNames } from "../quote-name.ts";
+import { howToFindNames, shellQuote } from "../quote-name.ts";
 
 /** E_TRANSACTION where what the chain shows is of two moments. */
 export function assertNotHalfChanged({ links }: Pick<Chain, "links">): void {
@@ -26,16 +26,16 @@ export function isHalfChanged(
   if (isUnfinished) {
     return new ImgtxError("E_TRANSACTION", `transaction ${changer} was to fill it, and it is not whole`, {
       image,
-      hint: "`imgtx recover` in the workspace of that transaction goes on with it; else `imgtx mirror` of its device begins anew",
+      hint: "`imgtx recover` in the workspace of that transaction goes on with it; else `imgtx mirror DEV FILE` of its device begins anew",
     });
   }
   const what = `transaction ${changer} was cut off amid changing it: it is half changed`;
   return new ImgtxError("E_TRANSACTION", what, {
     image,
     hint:
-      "`imgtx recover` in the workspace of that transaction ends it, or `imgtx img check` of the image by the name that " +
+      "`imgtx recover` in the workspace of that transaction ends it, or `imgtx img check NAME` with the name that " +
       `it had then, where .imgtx-${changer}-0.redo lies (${howToFindNames(image)} lists its names). Where that is lost: ` +
-      "`imgtx unfreeze --force` of its device, and `imgtx img check -r all`",
+      `\`imgtx unfreeze --force DEV\` for its device, and \`imgtx img check -r all ${shellQuote(image)}\``,
   });
 }
 
@@ -45,6 +45,6 @@ function isHalfMerged(image: string, merger: string): ImgtxError {
     image,
     hint:
       "what is merged shows what it did all the time; `imgtx recover` in the workspace of that transaction ends it, or " +
-      "`imgtx img check` of it by the name that it had then. Where that transaction is lost: `imgtx unfreeze --force` of its device",
+      "`imgtx img check NAME` with the name that it had then. Where that transaction is lost: `imgtx unfreeze --force DEV` for its device",
   });
 }

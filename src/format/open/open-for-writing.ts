@@ -206,8 +206,8 @@ export function isFrozen(image: string): ImgtxError {
     field: "incompatible_features",
     offset: HEADER_AT.incompatibleFeatures,
     hint:
-      "`imgtx unfreeze` of its device ends that. Where a command was interrupted that knew the file by another name " +
-      `(${howToFindNames(image)}), \`imgtx img check\` of that ` +
-      "name ends it. `imgtx unfreeze --force` is for where neither is",
+      "`imgtx unfreeze DEV` for its device ends that. Where a command was interrupted that knew the file by another name " +
+      `(${howToFindNames(image)}), \`imgtx img check NAME\` with that ` +
+      "name ends it. `imgtx unfreeze --force DEV` is for where neither is",
   });
 }

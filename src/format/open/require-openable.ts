@@ -22,7 +22,7 @@ export async function requireOpenable({ links }: Pick<Chain, "links">): Promise<
         image: link.path,
         hint:
           `\`qemu-img check -r all ${shellQuote(link.path)}\` may repair it; ` +
-          "`imgtx img convert` copies what a guest sees of it",
+          `\`imgtx img convert -O qcow2 ${shellQuote(link.path)} COPY\` copies what a guest sees of it`,
       });
     }
   }

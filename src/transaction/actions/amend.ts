@@ -30,14 +30,14 @@ export const amend: Action<AmendRequest> = {
   saying: { noun: "amendment", done: "amended", planned: "would be amended" },
   async plan({ kind, devices, amendment, sizeBytes: wanted, ...backing }, context): Promise<Plan> {
     return await planInPlace(kind, devices, context, async (top, entry, chain) => {
-      assertSameBacking(top, backing);
+      assertSameBacking(entry.name, top, backing);
       const moved = await openDataFile(entry, top, amendment.dataFileName, context);
       await judgeAmendment(top, amendment);
       const sizeBytes = wanted ?? top.virtualSizeBytes;
       const isResized = sizeBytes !== top.virtualSizeBytes;
       if (isResized) {
         if (moved?.reads.length) throw eachByItself();
-        assertNotSmaller(top, sizeBytes);
+        assertNotSmaller(entry.name, top, sizeBytes);
         await judgeResize({ links: [afterUpgrade(top, amendment), ...chain.links.slice(1)] }, sizeBytes);
       }
       const resizing = isResized ? planResizing(top, sizeBytes, context) : [];
@@ -85,12 +85,16 @@ function afterUpgrade({ header, ...top }: ChainLink, { version }: Amendment): Ch
   return { ...top, header: header && version === 3 ? { ...header, version } : header };
 }
 
-function assertNotSmaller({ virtualSizeBytes }: ChainLink, sizeBytes: number): void {
+function assertNotSmaller(device: string, { virtualSizeBytes }: ChainLink, sizeBytes: number): void {
   if (sizeBytes >= virtualSizeBytes) return;
-  throw makesNoSmaller("E_REFUSED", "`imgtx resize --shrink` does, and looks at what would be cut off");
+  throw makesNoSmaller(
+    "E_REFUSED",
+    `\`imgtx resize ${device} ${sizeBytes} --shrink\` does, and looks at what would be cut off`,
+  );
 }
 
 function assertSameBacking(
+  device: string,
   { header }: ChainLink,
   { backingFileName, backingFormat }: Pick<AmendRequest, "backingFileName" | "backingFormat">,
 ): void {
@@ -100,7 +104,7 @@ function assertSameBacking(
   if (isSame) return;
   throw new ImgtxError("E_UNSUPPORTED", "Cannot amend the backing file", {
     field: "backing_file_name",
-    hint: "`imgtx rebase` gives it another one",
+    hint: `\`imgtx rebase ${device} --onto FILE\` gives it another one`,
   });
 }
 

@@ -36,7 +36,7 @@ export const deviceAdd: Action<DeviceAddRequest> = {
       throw isTaken(
         present,
         device,
-        `remove it first with \`${remove}\`, or give it another image with \`imgtx reopen\``,
+        `remove it first with \`${remove}\`, or give it another image with \`imgtx reopen ${device} ${shellQuote(file)}\``,
       );
     }
     const path = await context.canonicalPath(file, device);
@@ -124,7 +124,7 @@ export const deviceRename: Action<DeviceRenameRequest> = {
     if ((await context.readUnfinished()).has(device)) {
       throw new ImgtxError("E_REFUSED", "a copy of it was cut off, and goes on under the name that it has", {
         device,
-        hint: `\`imgtx mirror --cancel ${device}\` removes what there is of the copy; the same \`imgtx mirror\` goes on with it`,
+        hint: `\`imgtx mirror --cancel ${device}\` removes what there is of the copy; the same \`imgtx mirror ${device} FILE\` goes on with it`,
       });
     }
     const { image, format } = entry;

@@ -35,7 +35,7 @@ function judgeDepth(scene: Scene, patient: Patient): Finding[] {
         ? [
             finding("backing-loop", {
               path,
-              text: `${text}; \`imgtx img rebase -u -b NAME -F FORMAT\` has it stand on what it should`,
+              text: `${text}; \`imgtx img rebase -u -b NAME -F FORMAT ${shellQuote(path)}\` has it stand on what it should`,
             }),
           ]
         : [];

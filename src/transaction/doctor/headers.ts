@@ -93,9 +93,9 @@ function judgeFlags(patient: Patient, scene: Scene, written: Written): Finding[]
   if (header.changer !== undefined && !isKnown) {
     const text = header.isUnfinished
       ? `transaction ${header.changer} was to fill it, and it never was whole: \`imgtx recover\` in that transaction's ` +
-        "workspace goes on with it, or `imgtx mirror` of its device begins anew"
+        "workspace goes on with it, or `imgtx mirror DEV FILE` of its device begins anew"
       : `transaction ${header.changer} was cut off amid changing it, and its journal is not here: what it holds is of two ` +
-        "moments; `imgtx recover` in that transaction's workspace, or `imgtx img check` of it where it lay then, ends that";
+        "moments; `imgtx recover` in that transaction's workspace, or `imgtx img check NAME` of it where it lay then, ends that";
     found.push(finding("half-changed", { path, text, command: null }));
   } else if (header.isFenced && !isKnown) {
     const text = "it is fenced: QEMU and all other tools refuse it until imgtx lifts that";
@@ -103,7 +103,7 @@ function judgeFlags(patient: Patient, scene: Scene, written: Written): Finding[]
     const command = entry
       ? `imgtx --workspace ${shellQuote(root)} unfreeze --force ${shellQuote(entry.name)}`
       : null;
-    const advice = entry ? "" : "; as a device of a workspace, `imgtx unfreeze --force` does";
+    const advice = entry ? "" : "; as a device of a workspace, `imgtx unfreeze --force DEV` does";
     found.push(finding("fenced", { path, text: `${text}${advice}`, command }));
   }
   return found;

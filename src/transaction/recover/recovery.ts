@@ -384,7 +384,7 @@ function sayParked({ statements }: TransactionState): string {
   const [device = ""] = plan?.devices ?? [];
   const pairs = plan?.newFiles.map(({ path }) => path).join(", ");
   return (
-    `'${plan?.devices.join("', '")}' in ${pairs}: the same \`imgtx mirror\` goes on with it, ` +
+    `'${plan?.devices.join("', '")}' in ${pairs}: the same \`imgtx mirror ${device} FILE\` goes on with it, ` +
     `\`imgtx mirror --cancel ${device}\` removes it`
   );
 }

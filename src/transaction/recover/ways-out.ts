@@ -253,7 +253,7 @@ async function describeFiles(
       why:
         kind === "up"
           ? "it shows what it showed, on the one backing image or on the other, and may have a fence"
-          : "it may hold a half of what was to be copied into it, and have a fence; `imgtx mirror` compares all of it",
+          : "it may hold a half of what was to be copied into it, and have a fence; `imgtx mirror DEV` compares all of it",
     });
   }
   for (const log of logsOf(plan)) {

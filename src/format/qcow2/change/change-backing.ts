@@ -34,7 +34,7 @@ export function judgeBacking({ header, path: image }: ChainLink, backing: Stored
   if (header === undefined) {
     throw new ImgtxError("E_UNSUPPORTED", "an image of format raw stands on nothing", {
       image,
-      hint: "`imgtx snapshot` puts an overlay over it, which stands on it",
+      hint: "`imgtx snapshot DEV FILE` puts an overlay over it, which stands on it",
     });
   }
   requireWritable(header, image);

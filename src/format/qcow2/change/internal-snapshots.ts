@@ -52,7 +52,7 @@ export interface NewSnapshot {
 export async function judgeSnapshots(link: ChainLink): Promise<Qcow2Link> {
   const { header, path: image } = link;
   if (header === undefined) {
-    throw hasNoSnapshots(image, { hint: "`imgtx snapshot` puts an overlay over it" });
+    throw hasNoSnapshots(image, { hint: "`imgtx snapshot DEV FILE` puts an overlay over it" });
   }
   requireWritable(header, image);
   await readSoundSnapshots(link);
@@ -75,7 +75,7 @@ export async function judgeNewSnapshot(
   if (header.hasExternalDataFile) {
     throw new ImgtxError("E_UNSUPPORTED", "an image with an external data file has no internal snapshots", {
       image,
-      hint: "`imgtx snapshot` puts an overlay over it",
+      hint: "`imgtx snapshot DEV FILE` puts an overlay over it",
     });
   }
   const { entries } = await readSnapshotTable(link);

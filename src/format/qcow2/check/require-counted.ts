@@ -19,8 +19,10 @@ import { checkQcow2 } from "./check.ts";
 import type { Danger } from "./check-findings.ts";
 import { shellQuote } from "../../quote-name.ts";
 
-export const CUT_OFF_HINT =
-  "get the rest of the file, or a whole copy of it; `imgtx img convert --salvage` copies what is there";
+export function cutOffHint(image: string): string {
+  const salvage = `imgtx img convert --salvage -O qcow2 ${shellQuote(image)} COPY`;
+  return `get the rest of the file, or a whole copy of it; \`${salvage}\` copies what is there`;
+}
 
 /** What is thrown for an image that can't be checked to its end. */
 const ENDS_CHECK: ReadonlySet<string> = new Set(["E_CORRUPT", "E_UNSUPPORTED"]);
@@ -84,7 +86,7 @@ class Dangers {
     if (missing) {
       return new ImgtxError("E_CORRUPT", `it can't be written to: ${describeCutOff(missing)}`, {
         image,
-        hint: CUT_OFF_HINT,
+        hint: cutOffHint(image),
       });
     }
     const hint = `\`imgtx img check -r all ${shellQuote(image)}\` repairs it`;

@@ -12,7 +12,7 @@ import {
   offsetBy,
   rangeTo,
 } from "../../../units/index.ts";
-import { DAMAGE_HINT, type ChainLink } from "../../chain/chain-link.ts";
+import { damageHint, type ChainLink } from "../../chain/chain-link.ts";
 import {
   type BitmapEntry,
   type BitmapTableEntry,
@@ -38,7 +38,7 @@ export async function readBitmapDirectory(link: ChainLink): Promise<readonly Bit
 export async function readBitmapsOf(link: ChainLink, sizeBytes: number): Promise<readonly BitmapEntry[]> {
   const { header, file, path } = link;
   if (header === undefined) return [];
-  const place = { image: path, hint: DAMAGE_HINT };
+  const place = { image: path, hint: damageHint(path) };
   return await withPlace(place, async () => await readStoredBitmaps(file, header, sizeBytes));
 }
 
@@ -99,7 +99,12 @@ export async function* readBitmapTable(
     const view = new DataView(table.buffer, table.byteOffset, table.byteLength);
     for (let index = 0; index < count; index += 1) {
       const at = index * TABLE_ENTRY_BYTES;
-      const place = { image: link.path, offset: offset + at, field: "bitmap_table", hint: DAMAGE_HINT };
+      const place = {
+        image: link.path,
+        offset: offset + at,
+        field: "bitmap_table",
+        hint: damageHint(link.path),
+      };
       const what = `the table of bitmap ${quoteName(bitmap.name)}`;
       if (at + TABLE_ENTRY_BYTES > table.length) {
         throw new ImgtxError("E_CORRUPT", `${what} ends past the end of the file`, place);

@@ -9,7 +9,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import { loadDeflateUnpacker, loadZstd } from "../../../storage/index.ts";
 import { forEachLimited } from "../../read/limited.ts";
 import { inflateCluster, unzstdCluster } from "../codec/compressed-cluster.ts";
-import { DAMAGE_HINT, type Qcow2Link } from "../../chain/chain-link.ts";
+import { damageHint, type Qcow2Link } from "../../chain/chain-link.ts";
 import type { Run } from "../../read/run-list.ts";
 
 /** Compressed clusters that lie together in the file are read together, up to this. */
@@ -84,7 +84,7 @@ export class CompressedReader {
       const place = run.hostOffset === undefined ? {} : { offset: run.hostOffset };
       throw error.with({
         image: this.#link.path,
-        hint: DAMAGE_HINT,
+        hint: damageHint(this.#link.path),
         ...place,
       });
     }

@@ -25,9 +25,9 @@ import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { CompressedReader } from "./qcow2-layer-compressed.ts";
 import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
 import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";
-import { type CutOff, DAMAGE_HINT, type L1Table, type Qcow2Link } from "../../chain/chain-link.ts";
+import { type CutOff, damageHint, type L1Table, type Qcow2Link } from "../../chain/chain-link.ts";
 import { describeCutOff } from "../../chain/missing-tables.ts";
-import { CUT_OFF_HINT, findMissing } from "../check/require-counted.ts";
+import { cutOffHint, findMissing } from "../check/require-counted.ts";
 import { type Run, RunList, type RunPurpose } from "../../read/run-list.ts";
 import { allocateSlice, SLICE_BYTES, TableCache } from "./table-cache.ts";
 
@@ -135,7 +135,7 @@ export class Qcow2Layer implements LayerReader {
       while (at < end && !runs.isFull) at = await this.#scanTable(at, scan);
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
-      throw (await this.#withMissing(error)).with({ image: this.path, hint: DAMAGE_HINT });
+      throw (await this.#withMissing(error)).with({ image: this.path, hint: damageHint(this.path) });
     }
     return at;
   }
@@ -147,7 +147,7 @@ export class Qcow2Layer implements LayerReader {
     const missing = await this.#missing;
     return missing === undefined
       ? error
-      : error.reworded(`${error.message}: ${describeCutOff(missing)}`, { hint: CUT_OFF_HINT });
+      : error.reworded(`${error.message}: ${describeCutOff(missing)}`, { hint: cutOffHint(this.path) });
   }
 
   /** The runs of one slice of an L2 table, or of guest bytes without one. Returns how far it came. */

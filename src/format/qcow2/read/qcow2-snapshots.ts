@@ -2,7 +2,7 @@
 // is now, as qemu-img convert -l does: what a snapshot of a smaller disk does not have is unallocated.
 
 import { type ErrorDetails, ImgtxError, placed, withPlace } from "../../../errors/index.ts";
-import { DAMAGE_HINT, type ChainLink, type L1Table } from "../../chain/chain-link.ts";
+import { damageHint, type ChainLink, type L1Table } from "../../chain/chain-link.ts";
 import { decodeSnapshotEntry, judgeSnapshotTable, type SnapshotEntry } from "../codec/snapshot-table.ts";
 import { quoteName } from "../../quote-name.ts";
 import { walkSnapshotTable } from "../../read-directories.ts";
@@ -22,7 +22,7 @@ export async function readSnapshotTable(link: ChainLink): Promise<SnapshotTable>
   const entries: SnapshotEntry[] = [];
   if (header === undefined) return { entries, lengthBytes: 0 };
   let end: number = header.snapshotsOffset;
-  await withPlace({ image: path, hint: DAMAGE_HINT }, async () => {
+  await withPlace({ image: path, hint: damageHint(path) }, async () => {
     for await (const { offset, isWhole, bytes, end: next } of walkSnapshotTable(file, header)) {
       entries.push(placed({ offset }, () => decodeSnapshotEntry(isWhole ? bytes : NOTHING).entry));
       end = next;
@@ -100,7 +100,7 @@ function requireSoundTable(link: ChainLink, entry: SnapshotEntry): void {
     throw error.reworded(`${error.message} (snapshot ${quoteName(entry.name)})`, {
       image: link.path,
       offset: link.header?.snapshotsOffset ?? 0,
-      hint: DAMAGE_HINT,
+      hint: damageHint(link.path),
     });
   }
 }

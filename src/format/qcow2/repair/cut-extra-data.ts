@@ -9,6 +9,7 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { clusterIndex } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
+import { shellQuote } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 import { withCalls } from "../../watched-file.ts";
 import type { ClusterCounts } from "../check/check-counts.ts";
@@ -109,7 +110,7 @@ export function requireOwnClusters({ path, header }: Qcow2Link, cut: CutTable, c
       {
         image: path,
         offset: at,
-        hint: "restore it from a copy, or save what can be read with `imgtx img convert --salvage`",
+        hint: `restore it from a copy, or save what can be read with \`imgtx img convert --salvage -O qcow2 ${shellQuote(path)} COPY\``,
       },
     );
   }

@@ -229,7 +229,7 @@ function tooDamaged(image: string, line = ""): ImgtxError {
     {
       image,
       hint:
-        "restore it from a copy, or save what can be read with `imgtx img convert --salvage`; " +
+        `restore it from a copy, or save what can be read with \`imgtx img convert --salvage -O qcow2 ${shellQuote(image)} COPY\`; ` +
         `\`qemu-img check -r all ${shellQuote(image)}\` would give those clusters away`,
     },
   );

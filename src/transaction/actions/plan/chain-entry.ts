@@ -203,6 +203,6 @@ function sharedImage(shared: {
       : `it is in the chain and the active layer of '${writer}'; ${danger}`;
   const hint = isWritersFault
     ? `make an overlay over it for '${device}', and use that`
-    : `give '${writer}' an overlay of its own over it first, with \`imgtx snapshot\``;
+    : `give '${writer}' an overlay of its own over it first, with \`imgtx snapshot ${writer} FILE\``;
   return new ImgtxError("E_IN_USE", message, { device, image, hint });
 }

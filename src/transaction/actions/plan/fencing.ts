@@ -113,7 +113,7 @@ function withoutFence(device: string, { path, format }: ChainLink, isStrict: boo
         image: path,
         hint:
           format === "raw"
-            ? "freeze it without --strict, or put an overlay over it with `imgtx snapshot` first"
+            ? `freeze it without --strict, or put an overlay over it with \`imgtx snapshot ${device} FILE\` first`
             : `freeze it without --strict, or \`imgtx amend ${device} -o compat=1.1\` first`,
       },
     );
@@ -276,6 +276,6 @@ export function isFenced(device: string, image: string): ImgtxError {
   return new ImgtxError("E_REFUSED", "it is fenced, and nothing may be written to it", {
     device,
     image,
-    hint: `\`imgtx unfreeze\` of the device that was frozen ends that; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
+    hint: `\`imgtx unfreeze DEV\` for the device that was frozen ends that; \`imgtx unfreeze --force ${device}\` lifts a forgotten fence`,
   });
 }

@@ -18,6 +18,7 @@ import {
   measureQcow2,
   pathsOfLink,
   type Qcow2ImagePlan,
+  shellQuote,
   uniteRanges,
   writeImage,
 } from "../../../format/index.ts";
@@ -105,7 +106,7 @@ function assertCanBeFilled(
   throw new ImgtxError("E_UNSUPPORTED", what, {
     device,
     image: path,
-    hint: `make it with \`imgtx img convert -O ${format}\`, and take it with --reuse`,
+    hint: `make it with \`imgtx img convert -O ${format} IMAGE ${shellQuote(path)}\`, and take it with --reuse`,
   });
 }
 

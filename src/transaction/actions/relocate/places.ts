@@ -54,6 +54,6 @@ function assertOnce(paths: readonly string[]): void {
   if (image === undefined) return;
   throw new ImgtxError("E_DUPLICATE", "two images have it as their data file, and each would get its own", {
     image,
-    hint: "`imgtx mirror` and `imgtx reopen` give one of them a copy without a data file first",
+    hint: "`imgtx mirror DEV FILE` and `imgtx reopen DEV FILE` give one of them a copy without a data file first",
   });
 }
