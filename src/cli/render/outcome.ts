@@ -165,8 +165,9 @@ function sayMove(action: ActionReport, tense: Tense): string[] {
     : [`${said}:`, `${after},`, `was ${before}`];
 }
 
-/** The file that gets the device's content, where the device itself stays what it is. */
+/** The file that gets the device's content, where the device itself stays what it is. What is moved is no copy of it. */
 function copyOf({ before, after, files }: ActionReport): ActionReport["files"][number] | undefined {
-  if (before === null || before !== after || files.some(({ change }) => change === "merge")) return undefined;
+  if (before === null || before !== after) return undefined;
+  if (files.some(({ change }) => change === "merge" || change === "remove")) return undefined;
   return files.find(({ path, change }) => path !== after && (change === "create" || change === "change"));
 }
