@@ -7,6 +7,8 @@ export type Effect =
   | { readonly kind: "size"; readonly device: string; readonly cells: number }
   /** It goes back to a snapshot of the workspace. */
   | { readonly kind: "back"; readonly device: string; readonly content: Content }
+  /** Its images are in another folder, with all that they hold. */
+  | { readonly kind: "move"; readonly device: string }
   | { readonly kind: "keep" | "apply" | "drop"; readonly device: string; readonly snapshot: string };
 
 /** A device's content, and what its snapshots hold, whichever image of the chain they are in. */
@@ -23,7 +25,7 @@ export function applyEffects(effects: readonly Effect[], device: string, held: H
     else if (effect.kind === "back") content = effect.content;
     else if (effect.kind === "keep") kept.set(effect.snapshot, content);
     else if (effect.kind === "drop") kept.delete(effect.snapshot);
-    else content = kept.get(effect.snapshot) ?? content;
+    else if (effect.kind === "apply") content = kept.get(effect.snapshot) ?? content;
   }
   return { content, kept };
 }

@@ -46,7 +46,8 @@ function relocate(ground: Ground): Move | undefined {
   const to = basename(from) === "moved" ? dirname(from) : join(from, "moved");
   if (!existsSync(from)) return undefined;
   mkdirSync(to, { recursive: true });
-  return own(["relocate", name, to, ...(chance(ground, 20) ? ["--keep"] : [])]);
+  const keep = chance(ground, 20) ? ["--keep"] : [];
+  return own(["relocate", name, to, ...keep], { effects: [{ kind: "move", device: name }] });
 }
 
 /** How often each comes, as in `moves.ts`. */
