@@ -47,5 +47,5 @@ export async function findInherited(workspace: Workspace, table: DeviceTable): P
 
 /** Of one that no table counts any more the record may be gone, or damaged, which may be why. */
 export async function unlessGone(read: () => Promise<Snapshot>): Promise<Snapshot | undefined> {
-  return await unlessItFails(() => read(), ["E_NOT_FOUND", "E_CORRUPT"]);
+  return await unlessItFails(read, ["E_NOT_FOUND", "E_CORRUPT"]);
 }

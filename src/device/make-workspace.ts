@@ -97,5 +97,5 @@ async function makeFolderUnlessThere(storage: Storage, path: string): Promise<vo
 
 /** Another process that makes the same workspace at the same moment is welcome. */
 async function unlessThere(make: () => Promise<void>): Promise<void> {
-  await unlessItFails(() => make(), ["E_EXISTS"]);
+  await unlessItFails(make, ["E_EXISTS"]);
 }
