@@ -1,5 +1,5 @@
 export { toTwoDecimals } from "./decimals.ts";
-export { formatBytes, parseSizeBytes, sayBytes } from "./size.ts";
+export { formatBytes, parseSizeBytes, sayBytes, SECTOR_BYTES } from "./size.ts";
 export { localTime, readTime, sayTime } from "./time.ts";
 export type { Branded, ClusterIndex, GuestOffset, GuestRange, HostOffset } from "./offset.ts";
 export {

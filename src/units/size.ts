@@ -1,5 +1,8 @@
 // Sizes as qemu-img reads and prints them.
 
+/** What a disk writes wholly or not at all, and what qemu-img and qcow2 count in where they do not count bytes. */
+export const SECTOR_BYTES = 512;
+
 const SUFFIX_POWER: Readonly<Record<string, number>> = {
   b: 0,
   k: 1,

@@ -5,7 +5,8 @@ import { type ListedOption, parseOptionList } from "../grammar/option-list.ts";
 import { failure, LINE_BREAK } from "./messages.ts";
 import type { ImgInput } from "./input.ts";
 import { asksForHelp, parseOptionLists } from "./option-list.ts";
-import { SECTOR_BYTES, readCount } from "./size.ts";
+import { readCount } from "./size.ts";
+import { SECTOR_BYTES } from "../../units/index.ts";
 
 export interface ConvertFlags {
   /** Of -O; undefined where --target-image-opts says it. */

@@ -10,11 +10,10 @@ import {
   readJsonOptions,
   stripFilePrefix,
 } from "../../format/index.ts";
-import { parseSizeBytes } from "../../units/index.ts";
+import { parseSizeBytes, SECTOR_BYTES } from "../../units/index.ts";
 import { parseOptionList } from "../grammar/option-list.ts";
 import { drawJsonLine } from "./json.ts";
 import { failure } from "./messages.ts";
-import { SECTOR_BYTES } from "./size.ts";
 
 export interface ImageName {
   /** The file's name, relative or not. */

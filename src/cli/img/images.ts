@@ -1,7 +1,7 @@
 // Opening the images that a command line of `imgtx img` names: by name or options, with QEMU's locks, and
 // with qemu-img's words where that fails.
 
-import { type GuestRange, guestRange } from "../../units/index.ts";
+import { type GuestRange, guestRange, SECTOR_BYTES } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   assertNotHalfChanged,
@@ -21,7 +21,6 @@ import { filesBelow, openSettled } from "./beside.ts";
 import { lockWaiting } from "./lock-waiting.ts";
 import { failure, inFinalWords, wordsOf } from "./messages.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
-import { SECTOR_BYTES } from "./size.ts";
 
 export interface SourceOptions {
   /** Of -f, as it was said. */

@@ -1,12 +1,11 @@
 // What `imgtx img info` prints of an image, for people and as data, in the form of the version that is asked for.
 
 import type { ImageInfo, Qcow2Info } from "../../format/index.ts";
-import { alignUp, formatBytes } from "../../units/index.ts";
+import { alignUp, formatBytes, SECTOR_BYTES } from "../../units/index.ts";
 import { printable } from "../render/printable.ts";
 import { resolveBackingName } from "./layer-names.ts";
 import type { QemuVersion } from "./qemu-version.ts";
 import { drawSnapshotList, snapshotData } from "./snapshot-list.ts";
-import { SECTOR_BYTES } from "./size.ts";
 
 export interface Described {
   /** The image's, as it is printed. */

@@ -13,9 +13,6 @@ export interface SizeLimits {
 const ANY_SIZE: SizeLimits = { least: 0, most: 9223372036854775807n };
 const NUMBER_LIKE = /^(0x[0-9a-f]+|\d+(\.\d*)?[kmgtpe]|\d+b?)$/i;
 
-/** What qemu-img counts in where it does not say bytes. */
-export const SECTOR_BYTES = 512;
-
 /** Above, a double does not hold every byte's place. */
 const MOST_BYTES = BigInt(Number.MAX_SAFE_INTEGER);
 const SUFFIXES = "bkmgtpe";

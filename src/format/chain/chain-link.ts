@@ -3,14 +3,13 @@
 //
 // Invariant: no format is guessed as raw where another image led here; a guest could have written that.
 
-import { alignDown, alignUp } from "../../units/index.ts";
+import { alignDown, alignUp, SECTOR_BYTES } from "../../units/index.ts";
 import type { FileStat, StorageFile } from "../../storage/index.ts";
 import { notQcow2, unknownFormat } from "./chain-errors.ts";
 import { type Fingerprint, fingerprintOpened } from "../fingerprint.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { hasQcowMagic, type ProbedFormat } from "../probe.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
-import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 import { shellQuote } from "../quote-name.ts";
 import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
 

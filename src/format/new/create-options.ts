@@ -2,7 +2,7 @@
 //
 // Invariant: refusals are E_USAGE in qemu-img's words, found in qemu-img's order, before a file is made.
 
-import { alignUp } from "../../units/index.ts";
+import { alignUp, SECTOR_BYTES } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { ImageFormat } from "../image-format.ts";
 import {
@@ -11,7 +11,6 @@ import {
   CLUSTER_BITS_MIN,
   CLUSTER_BITS_MIN_EXTENDED_L2,
   REFCOUNT_ORDER_MAX,
-  SECTOR_BYTES,
 } from "../qcow2/codec/limits.ts";
 
 /** Words are taken as the user gave them; what they can't be is refused here. What is left out has its default. */

@@ -5,14 +5,14 @@
 //   counted in full in both, so the smaller one is an upper bound.
 // - No guest data is read.
 
-import { alignDown, alignUp, endOf, guestOffset } from "../../units/index.ts";
+import { alignDown, alignUp, endOf, guestOffset, SECTOR_BYTES } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { type CreateOptions, chooseClusterBits, chooseRefcountOrder } from "./create-options.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
 import type { OpenedImage } from "../open/open-image.ts";
 import { measureBitmap } from "../qcow2/codec/bitmap.ts";
 import { roundUpTo8 } from "../qcow2/codec/header-extension.ts";
-import { L1_TABLE_BYTES_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
+import { L1_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
 import { countRefcountClusters } from "../qcow2/codec/refcount-table.ts";
 import { readBitmapDirectory } from "../qcow2/read/qcow2-bitmaps.ts";
 

@@ -6,13 +6,12 @@
 // - What a raw one has in that sector comes last, when all else is durable.
 
 import type { GuestOffset, GuestRange } from "../../units/index.ts";
-import { endOf, guestOffset, rangeTo } from "../../units/index.ts";
+import { endOf, guestOffset, rangeTo, SECTOR_BYTES } from "../../units/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { Image, WritableImage } from "../image.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
-import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 import { readHead, readOwnHeader } from "../read-header.ts";
 import { RawTarget } from "../raw/raw-target.ts";
 import { openForWriting } from "./open-for-writing.ts";

@@ -1,9 +1,8 @@
 // Reading what can be read of a damaged image: a sector that can't be read becomes zeros, and is told of.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { alignUp, type GuestOffset, offsetBy } from "../../units/index.ts";
+import { alignUp, type GuestOffset, offsetBy, SECTOR_BYTES } from "../../units/index.ts";
 import type { Image } from "../image.ts";
-import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 
 export interface Salvage {
   /** Told of each sector that was lost, with its guest offset. */

@@ -2,10 +2,16 @@
 //
 // Invariant: as large as whole sectors; after the part's last byte it reads as zeros.
 
-import { alignUp, type GuestOffset, guestOffset, type GuestRange, offsetBy } from "../../units/index.ts";
+import {
+  alignUp,
+  type GuestOffset,
+  guestOffset,
+  type GuestRange,
+  offsetBy,
+  SECTOR_BYTES,
+} from "../../units/index.ts";
 import type { Extent, Image, ImageLayer } from "../image.ts";
 import type { ImageFormat } from "../image-format.ts";
-import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
 
 export class SliceImage implements Image {
   readonly path: string;

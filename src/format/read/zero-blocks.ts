@@ -1,8 +1,7 @@
 // Finding zeros, and differences, in bytes that were read. Whole blocks are compared by memcmp: it ends at
 // the first byte that differs, so that data costs next to nothing and zeros run at the speed of memory.
 
-import { alignUp } from "../../units/index.ts";
-import { SECTOR_BYTES } from "../qcow2/codec/limits.ts";
+import { alignUp, SECTOR_BYTES } from "../../units/index.ts";
 
 const ZEROS = new Uint8Array(1024 * 1024);
 

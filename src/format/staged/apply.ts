@@ -16,8 +16,9 @@ import { type Change, changedSectors, changesOf, type FreedPages, sectorRuns } f
 import { compareChange, type ComparedImage, type SectorState } from "./compare-sectors.ts";
 import { assertGuard, type FenceBytes, type FenceGuard, type Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { isZeroSector, SECTOR_BYTES } from "./sectors.ts";
+import { isZeroSector } from "./sectors.ts";
 import { type FenceState, judgeFence, judgeSize } from "./survey.ts";
+import { SECTOR_BYTES } from "../../units/index.ts";
 
 /** How much is read at a time of what may have to be punched again. */
 const RENEWED_BYTES = 2 ** 20;

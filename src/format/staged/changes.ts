@@ -6,7 +6,7 @@
 // - Nothing past the image's size afterwards comes at all. A sector that is cut by that end counts as changed up to
 //   there; the masks say nothing of sectors after it.
 
-import { earliest, offsetBy } from "../../units/index.ts";
+import { earliest, offsetBy, SECTOR_BYTES } from "../../units/index.ts";
 import { ReusedBytes } from "../../storage/index.ts";
 import { FRAME_PAGES_MAX, type PageRecord, RECORD_BYTES } from "./frames.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
@@ -18,7 +18,6 @@ import {
   PAGE_DIGEST_BYTES,
   pageFrom,
   type PageIndex,
-  SECTOR_BYTES,
   SECTORS_PER_PAGE,
   startOfPage,
 } from "./sectors.ts";

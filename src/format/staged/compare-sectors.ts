@@ -1,20 +1,12 @@
 // What an image holds where a log changes it: what the log replaces, what it makes, a sector that was written by half,
 // or something else.
 
-import { alignDown } from "../../units/index.ts";
+import { alignDown, SECTOR_BYTES } from "../../units/index.ts";
 import type { StorageFile, ReusedBytes } from "../../storage/index.ts";
 import { type Change, changedSectors, type ChangedPages, type FreedPages } from "./changes.ts";
 import { type FenceBytes, setFence } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
-import {
-  hasDigest,
-  isZeroSector,
-  PAGE_BYTES,
-  pageOf,
-  SECTOR_BYTES,
-  sectorOf,
-  SECTORS_PER_PAGE,
-} from "./sectors.ts";
+import { hasDigest, isZeroSector, PAGE_BYTES, pageOf, sectorOf, SECTORS_PER_PAGE } from "./sectors.ts";
 
 /**
  * `both` where the log leaves it as it was. `raised`: as before, with the fence up. `torn`: after up to some byte, and

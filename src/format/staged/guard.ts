@@ -12,9 +12,9 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange } from "../../storage/index.ts";
-import { alignUp } from "../../units/index.ts";
+import { alignUp, SECTOR_BYTES } from "../../units/index.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { pageFrom, SECTOR_BYTES, SECTORS_PER_PAGE } from "./sectors.ts";
+import { pageFrom, SECTORS_PER_PAGE } from "./sectors.ts";
 
 /** The bytes that a fence changes, without it and while it is up; both are equally long. */
 export interface FenceBytes {

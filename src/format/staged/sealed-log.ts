@@ -4,14 +4,8 @@
 import { posix } from "node:path";
 import type { LogEnd } from "./log-scan.ts";
 import type { RedoLog } from "./redo-log.ts";
-import {
-  countBits,
-  pageFrom,
-  type PageIndex,
-  SECTOR_BYTES,
-  SECTORS_PER_PAGE,
-  startOfPage,
-} from "./sectors.ts";
+import { countBits, pageFrom, type PageIndex, SECTORS_PER_PAGE, startOfPage } from "./sectors.ts";
+import { SECTOR_BYTES } from "../../units/index.ts";
 
 /** Plain data. */
 export interface SealedLog {

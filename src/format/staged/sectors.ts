@@ -5,6 +5,7 @@
 
 import { hash } from "node:crypto";
 import type { Branded } from "../../units/index.ts";
+import { SECTOR_BYTES } from "../../units/index.ts";
 
 /** Pages are counted from the start of an image. */
 export type PageIndex = Branded<"PageIndex">;
@@ -13,7 +14,6 @@ export type PageIndex = Branded<"PageIndex">;
 export type LogPosition = Branded<"LogPosition">;
 
 export const PAGE_BYTES = 4096;
-export const SECTOR_BYTES = 512;
 export const SECTORS_PER_PAGE = PAGE_BYTES / SECTOR_BYTES;
 
 /** SHA-256, cut to 128 bits: it tells whether somebody has written there. */

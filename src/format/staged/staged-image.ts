@@ -15,7 +15,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import { type ByteRange, type StorageFile, Turnstile } from "../../storage/index.ts";
-import { earliest, offsetBy } from "../../units/index.ts";
+import { earliest, offsetBy, SECTOR_BYTES } from "../../units/index.ts";
 import { FRAME_DIGESTS_MAX, FRAME_PAGES_MAX, type PageRecord } from "./frames.ts";
 import type { RedoLog } from "./redo-log.ts";
 import {
@@ -26,7 +26,6 @@ import {
   pageFrom,
   type PageIndex,
   pageOf,
-  SECTOR_BYTES,
   startOfPage,
 } from "./sectors.ts";
 

@@ -7,7 +7,7 @@ import { changesOf } from "./changes.ts";
 import { compareChange, type SectorState } from "./compare-sectors.ts";
 import type { FenceGuard, Guard } from "./guard.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { SECTOR_BYTES } from "./sectors.ts";
+import { SECTOR_BYTES } from "../../units/index.ts";
 
 /**
  * - untouched: all is as before; a fence that is up does not count.

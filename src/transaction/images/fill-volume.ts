@@ -27,14 +27,13 @@ import {
   openImage,
   tidyCutOff,
 } from "../../format/index.ts";
-import { guestOffset } from "../../units/index.ts";
+import { guestOffset, SECTOR_BYTES } from "../../units/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { ALL_COPIED, type Copy, type Journal, lastSeen, type TransactionState } from "../journal/index.ts";
 import type { OnProgress, RunOptions } from "../request.ts";
 import { AS_IMAGE } from "./devices.ts";
 import { lockWriter, openHeld } from "./open-free.ts";
 import { plannedGate } from "./planned-gate.ts";
-import { SECTOR_BYTES } from "./redo.ts";
 
 interface HowToFill {
   readonly table: { readonly allowPaths: readonly string[] };

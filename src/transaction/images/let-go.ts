@@ -10,8 +10,8 @@ import { claimUnused, type Fingerprint, isSameFile, isZero } from "../../format/
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import type { KeptFile } from "../request.ts";
 import { AS_IMAGE, HEAD_BYTES } from "./devices.ts";
-import { SECTOR_BYTES } from "./redo.ts";
 import { endOfFailure } from "./removal.ts";
+import { SECTOR_BYTES } from "../../units/index.ts";
 
 interface HowToLetGo {
   /** As the plan saw it. */

@@ -38,9 +38,7 @@ import {
   redoOf,
   type TransactionState,
 } from "../journal/index.ts";
-
-/** What a disk writes wholly or not at all. */
-export const SECTOR_BYTES = 512;
+import { SECTOR_BYTES } from "../../units/index.ts";
 
 /** What a record may add to the journal's file. */
 const RECORD_BYTES = 8192;

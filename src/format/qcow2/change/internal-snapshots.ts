@@ -16,7 +16,7 @@ import { type ChainLink, type Qcow2Link, readLink } from "../../chain/chain-link
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { quoteName, shellQuote } from "../../quote-name.ts";
 import { readBytes, readOwnHeader } from "../../read-header.ts";
-import { HEADER_AT } from "../codec/header.ts";
+import { encodeSize, encodeTablePlace, HEADER_AT } from "../codec/header.ts";
 import { encodeName } from "../codec/header-extension.ts";
 import { joinOffset } from "../codec/l1-table.ts";
 import {
@@ -29,7 +29,7 @@ import { encodeSnapshotEntry, type SnapshotEntry } from "../codec/snapshot-table
 import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
 import { readSnapshotTable, readSoundSnapshots, hasNoSnapshots } from "../read/qcow2-snapshots.ts";
 import type { WriterState } from "../write/writer-state.ts";
-import { encodeSize, encodeTablePlace, replaceL1Table } from "./resize-image.ts";
+import { replaceL1Table } from "./resize-image.ts";
 import { countReferences, punchesFreed, refreshCopied } from "./table-references.ts";
 
 /** QEMU keeps no more of a name. */

@@ -11,7 +11,14 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { ByteRange, Storage, StorageFile } from "../../../storage/index.ts";
-import { alignUp, clusterAt, guestRange, type GuestRange, type HostOffset } from "../../../units/index.ts";
+import {
+  alignUp,
+  clusterAt,
+  guestRange,
+  type GuestRange,
+  type HostOffset,
+  SECTOR_BYTES,
+} from "../../../units/index.ts";
 import type { Chain } from "../../chain/backing-chain.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { type GateOptions, openingNamed } from "../../chain/open-gate.ts";
@@ -20,8 +27,8 @@ import { openWriterState, requireWritable } from "../../open/open-for-writing.ts
 import { openImage, type OpenedImage } from "../../open/open-image.ts";
 import { quoteName, shellQuote } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
-import { HEADER_AT } from "../codec/header.ts";
-import { countL1Entries, L1_TABLE_BYTES_MAX, SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { encodeSize, encodeTablePlace, HEADER_AT } from "../codec/header.ts";
+import { countL1Entries, L1_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { readBitmapDirectory } from "../read/qcow2-bitmaps.ts";
 import { preallocate } from "../write/preallocate.ts";
 import { Qcow2Writer } from "../write/qcow2-writer.ts";
@@ -382,19 +389,4 @@ async function hide(
   await writer.writeZeroes(range, below.length === 0);
   await writer.flush("zeros-before-size");
   await writer.close();
-}
-
-export function encodeSize(sizeBytes: number): Uint8Array {
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(sizeBytes));
-  return bytes;
-}
-
-/** How many entries, and where: l1_size and l1_table_offset, or nb_snapshots and snapshots_offset, in one sector. */
-export function encodeTablePlace(entries: number, place: number): Uint8Array {
-  const bytes = new Uint8Array(12);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, entries);
-  view.setBigUint64(4, BigInt(place));
-  return bytes;
 }

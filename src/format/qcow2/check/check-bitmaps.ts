@@ -11,9 +11,10 @@ import { type BitmapEntry, countBitmapTableEntries, decodeBitmapTableEntry } fro
 import type { References } from "./check-references.ts";
 import { findConsistentBitmaps } from "../codec/header-tables.ts";
 import { toHalves } from "../codec/l2-table.ts";
-import { SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { quoteName } from "../../quote-name.ts";
 import { readStoredBitmaps } from "../../read-directories.ts";
+import { SECTOR_BYTES } from "../../../units/index.ts";
 
 const PIECE_BYTES = 64 * 1024;
 

@@ -6,7 +6,7 @@
 // - Sixteen of them that lead to clusters side by side, each with one reference, are counted at once: nearly all do.
 // - An entry is judged once, however many L1 entries lead to its table: findings and counts are multiplied.
 
-import { type ClusterIndex, clusterIndex } from "../../../units/index.ts";
+import { type ClusterIndex, clusterIndex, SECTOR_BYTES } from "../../../units/index.ts";
 import { CHUNK_BITS, CHUNK_CLUSTERS, CHUNK_MASK, orderOf } from "./check-counts.ts";
 import { formatWord } from "./check-findings.ts";
 import type { References } from "./check-references.ts";
@@ -18,7 +18,6 @@ import {
   L2_ZERO_LO,
   type L2Layout,
 } from "../codec/l2-table.ts";
-import { SECTOR_BYTES } from "../codec/limits.ts";
 
 /** The refcounts that the image stores. */
 export interface StoredCounts {

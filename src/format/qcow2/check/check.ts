@@ -9,7 +9,7 @@
 
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
-import { alignDown, alignUp, clusterIndex } from "../../../units/index.ts";
+import { alignDown, alignUp, clusterIndex, SECTOR_BYTES } from "../../../units/index.ts";
 import { checkBitmaps } from "./check-bitmaps.ts";
 import { ClusterCounts, NoCounts } from "./check-counts.ts";
 import { CheckFindings, type CheckResult, type CheckWatch, type FindingSink } from "./check-findings.ts";
@@ -27,7 +27,7 @@ import {
 import { INCOMPATIBLE_BIT } from "../codec/features.ts";
 import { findExtension } from "../codec/header-extension.ts";
 import { toHalves } from "../codec/l2-table.ts";
-import { SECTOR_BYTES, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { maxRefcount } from "../codec/refcount-block.ts";
 
 /** As many as QEMU counts: more would not fit an int. */

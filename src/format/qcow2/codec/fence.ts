@@ -24,7 +24,7 @@ import {
   FEATURE_NAME_BYTES,
   roundUpTo8,
 } from "./header-extension.ts";
-import { SECTOR_BYTES } from "./limits.ts";
+import { SECTOR_BYTES } from "../../../units/index.ts";
 
 /**
  * What an image is fenced for: to hold it still; while what it holds is neither the old nor the new; while a part of that

@@ -276,3 +276,19 @@ function corrupt(message: string, field: string, offset: number): ImgtxError {
 function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
+
+/** The field of the virtual size, in bytes. */
+export function encodeSize(sizeBytes: number): Uint8Array {
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(sizeBytes));
+  return bytes;
+}
+
+/** How many entries, and where: l1_size and l1_table_offset, or nb_snapshots and snapshots_offset, in one sector. */
+export function encodeTablePlace(entries: number, place: number): Uint8Array {
+  const bytes = new Uint8Array(12);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, entries);
+  view.setBigUint64(4, BigInt(place));
+  return bytes;
+}

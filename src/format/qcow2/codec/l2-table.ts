@@ -12,7 +12,7 @@
 import { ImgtxError } from "../../../errors/index.ts";
 import type { HostOffset } from "../../../units/index.ts";
 import { joinOffset, requireOffset } from "./l1-table.ts";
-import { SECTOR_BYTES } from "./limits.ts";
+import { SECTOR_BYTES } from "../../../units/index.ts";
 
 /** Bit 63: the refcount of the cluster is exactly one, so it may be written in place. In hi. */
 export const L2_COPIED_HI = 0x80000000;

@@ -27,7 +27,6 @@ export const TABLE_ENTRY_BYTES = 8;
 /** Bits 55 to 9 of an L1, L2 or bitmap table entry, as the two halves of its 64-bit word. */
 export const OFFSET_MASK_HI = 0x00ffffff;
 export const OFFSET_MASK_LO = 0xfffffe00;
-export const SECTOR_BYTES = 512;
 
 /** Entries that the active L1 table needs for a virtual size ("Cluster mapping"). */
 export function countL1Entries(virtualSizeBytes: number, clusterBits: number, extendedL2: boolean): number {

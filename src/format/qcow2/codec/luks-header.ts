@@ -4,6 +4,7 @@
 // Invariant: pure. Texts are Latin-1, so that any bytes can be told.
 
 import { ImgtxError } from "../../../errors/index.ts";
+import { SECTOR_BYTES } from "../../../units/index.ts";
 
 const MAGIC = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe];
 /** Bytes that decodeLuksHeader needs. */
@@ -12,7 +13,6 @@ const SLOTS = 8;
 const SLOTS_AT = 208;
 const SLOT_BYTES = 48;
 const SLOT_ACTIVE = 0x00ac71f3;
-const SECTOR_BYTES = 512;
 
 interface LuksSlot {
   readonly isActive: boolean;

@@ -19,6 +19,7 @@ import {
   type GuestRange,
   type HostOffset,
   offsetBy,
+  SECTOR_BYTES,
 } from "../../../units/index.ts";
 import type { Extent, FileRange, WritableImage } from "../../image.ts";
 import type { ImageFormat } from "../../image-format.ts";
@@ -26,7 +27,6 @@ import { ComposedImage } from "../../read/composed-image.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
 import { deflateCluster } from "./compress-cluster.ts";
 import { type L2Entry, measureL2Entry } from "../codec/l2-table.ts";
-import { SECTOR_BYTES } from "../codec/limits.ts";
 import { clippedReader, DataWriter, type ReadGuest } from "./data-writer.ts";
 import { type EntryLayout, makeEntryLayout, readEntry, writeEntry } from "./plan-write.ts";
 import { RangeLocks } from "./range-locks.ts";
