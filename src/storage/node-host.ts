@@ -1,13 +1,12 @@
 // Who and where this run is, for messages and for names. Each answer is looked up when first asked for.
 
 import { randomInt } from "node:crypto";
-import { tmpdir, userInfo } from "node:os";
+import { tmpdir } from "node:os";
 import { readOrigin } from "./origin.ts";
 import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
 import type { Host, Origin } from "./storage.ts";
 import { runProgram } from "./run-program.ts";
 import { actAs, lookUpGroups, lookUpName } from "./users.ts";
-import { quietly } from "./quietly.ts";
 import { readText } from "./sysfs.ts";
 
 const NAME_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789";
@@ -35,7 +34,7 @@ export function makeNodeHost(): Host {
     groupsOfUser: lookUpGroups,
     actAs,
     get userName() {
-      userName ??= lookUpUserName();
+      userName ??= lookUpName(process.geteuid?.() ?? 0);
       return userName;
     },
     get currentFolder() {
@@ -73,11 +72,6 @@ function randomName(): string {
   return Array.from({ length: NAME_LENGTH }, () =>
     NAME_ALPHABET.charAt(randomInt(NAME_ALPHABET.length)),
   ).join("");
-}
-
-function lookUpUserName(): string {
-  // A user without an entry in the password file, as containers have them, has none.
-  return quietly(() => userInfo().username, `uid ${process.getuid?.() ?? "unknown"}`);
 }
 
 /** See machine-id(5). One that is not given yet reads "uninitialized"; containers often have none. */

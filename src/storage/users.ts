@@ -1,13 +1,20 @@
 // The users of this system, and root's calls made with the rights of another one: so that the kernel judges them, and
 // not a look at names before, which may lead elsewhere a moment later.
 //
-// Invariant: the effective user is root's own again before anything else of this process runs.
+// Invariants
+// - The effective user is root's own again before anything else of this process runs.
+// - A name is what the system has for the number, and never what the environment says: sudo and cron leave USER as they like.
 
 import { readFileSync } from "node:fs";
+import { loadForeign } from "./foreign.ts";
 import { quietly } from "./quietly.ts";
 
 /** The group of a user that this system does not know: none that gives rights. */
 const NO_GROUP = 65534;
+
+/** Room for struct passwd (48 bytes), and for what its fields point to. */
+const PASSWD_BYTES = 128;
+const TEXTS_BYTES = 16_384;
 
 /** What the call does after an await is done with root's own rights again. */
 export function actAs<T>(userId: number, call: () => T): T {
@@ -27,8 +34,24 @@ export function actAs<T>(userId: number, call: () => T): T {
   }
 }
 
+/** One without a name, as containers have them, is told as sudo takes it. */
 export function lookUpName(id: number): string {
-  return readEntries("/etc/passwd").find((fields) => fields[2] === String(id))?.[0] || `#${id}`;
+  const [name] = readEntries("/etc/passwd").find((fields) => fields[2] === String(id)) ?? [];
+  return name || quietly(() => askForName(id), "") || `#${id}`;
+}
+
+/** Of users that no file has: the C library asks whatever else nsswitch.conf(5) names. "" where nobody knows. */
+function askForName(id: number): string {
+  const foreign = loadForeign();
+  const ask = foreign
+    .load(null)
+    .func("int getpwuid_r(unsigned int id, void *entry, void *texts, size_t size, void *found)");
+  const [entry, texts, found] = [new Uint8Array(PASSWD_BYTES), Buffer.alloc(TEXTS_BYTES), new Uint8Array(8)];
+  const failed = ask(id, entry, texts, texts.length, found) !== 0;
+  if (failed || found.every((byte) => byte === 0)) return "";
+  // pw_name comes first, and points among the texts.
+  const start = Number(Buffer.from(entry).readBigUInt64LE(0) - foreign.address(texts));
+  return texts.toString("utf8", start, texts.indexOf(0, start));
 }
 
 /** The user's own group is the first. */
