@@ -5,19 +5,8 @@
 // the content decides.
 
 import { statfsSync, statSync } from "node:fs";
+import type { FileSystemTraits } from "./storage.ts";
 import { formatDeviceNumber, readText } from "./sysfs.ts";
-
-export interface FileSystemTraits {
-  /** Whether a file keeps its inode number and its birth time for as long as it lives, over mounts and reboots. */
-  readonly keepsInodes: boolean;
-  /** Whether owner and permissions are each file's own, and not the mount's for all of them. */
-  readonly keepsModes: boolean;
-  /**
-   * Whether a lock is seen by everybody who can reach the file, through whatever mounting and from whatever machine.
-   * Else one that can be had says nothing of who is at work elsewhere.
-   */
-  readonly sharesLocks: boolean;
-}
 
 interface FileSystemKind extends Omit<FileSystemTraits, "sharesLocks"> {
   /** Whether a range of one file can be made that of another one, and take no space. */

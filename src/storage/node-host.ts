@@ -3,7 +3,7 @@
 import { randomInt } from "node:crypto";
 import { tmpdir } from "node:os";
 import { readOrigin } from "./origin.ts";
-import { findLife, type ProcessMark, readOwnMark } from "./process-life.ts";
+import { findLife, readOwnMark } from "./process-life.ts";
 import type { Host, Origin } from "./storage.ts";
 import { runProgram } from "./run-program.ts";
 import { actAs, lookUpGroups, lookUpName } from "./users.ts";

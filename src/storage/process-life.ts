@@ -7,23 +7,8 @@
 //   that the number is from. A process that has died and was not waited for yet is gone.
 
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import type { OriginProcess } from "./storage.ts";
+import type { OriginProcess, ProcessLife, ProcessMark } from "./storage.ts";
 import { quietly } from "./quietly.ts";
-
-/** Plain data: a journal keeps it. */
-export interface ProcessMark {
-  readonly pid: number;
-  /** In the kernel's ticks since its start; null where there is no /proc. */
-  readonly started: string | null;
-  /** The namespace that the number is from, one a container; "" where there is no /proc. */
-  readonly processes: string;
-  /** Of the run of the machine; "" where that can't be told. Containers have that of their host. */
-  readonly boot: string;
-  /** Of the system's installation; "" where it has none. */
-  readonly machine: string;
-}
-
-export type ProcessLife = "self" | "alive" | "gone" | "unknown";
 
 /** What is asked of the system, for tests to stand in for it. */
 export interface ProcessTable {

@@ -10,11 +10,18 @@
 // - Nothing is durable before its flush: file content by StorageFile.flush, names by flushFolder.
 // - Each flush says what it is for. The purpose is the name under which the crash tests remove it.
 
-import type { FileSystemTraits } from "./file-system.ts";
-import type { ProcessLife, ProcessMark } from "./process-life.ts";
-
-export type { FileSystemTraits } from "./file-system.ts";
-export type { ProcessMark } from "./process-life.ts";
+/** What a file system remembers of its files. */
+export interface FileSystemTraits {
+  /** Whether a file keeps its inode number and its birth time for as long as it lives, over mounts and reboots. */
+  readonly keepsInodes: boolean;
+  /** Whether owner and permissions are each file's own, and not the mount's for all of them. */
+  readonly keepsModes: boolean;
+  /**
+   * Whether a lock is seen by everybody who can reach the file, through whatever mounting and from whatever machine.
+   * Else one that can be had says nothing of who is at work elsewhere.
+   */
+  readonly sharesLocks: boolean;
+}
 
 /** Times and ids are decimal strings: they exceed 2^53, and go into JSON as they are. */
 export interface FileStat {
@@ -196,6 +203,21 @@ export interface Holder {
   /** Whether it holds a lock on the file; left out where that can't be told. */
   readonly holdsLock?: boolean;
 }
+
+/** A process, by what is told of it later. Plain data: a journal keeps it. */
+export interface ProcessMark {
+  readonly pid: number;
+  /** In the kernel's ticks since its start; null where there is no /proc. */
+  readonly started: string | null;
+  /** The namespace that the number is from, one a container; "" where there is no /proc. */
+  readonly processes: string;
+  /** Of the run of the machine; "" where that can't be told. Containers have that of their host. */
+  readonly boot: string;
+  /** Of the system's installation; "" where it has none. */
+  readonly machine: string;
+}
+
+export type ProcessLife = "self" | "alive" | "gone" | "unknown";
 
 /** A process, by its number and the time that it started at, in the kernel's ticks: numbers are used again. */
 export interface OriginProcess {
