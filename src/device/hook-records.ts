@@ -6,11 +6,11 @@
 
 import { ImgtxError, unlessItFails } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
-import { isText, listOf, objectOf, oneOf, parseJson } from "./data-shape.ts";
-import { describeWorker, isWorker, type Worker } from "./liveness.ts";
-import { findOwner, lockOwner } from "./owner-lock.ts";
-import { readWholeFile, replaceFile } from "./replace-file.ts";
-import { FILE_MODE, pathsOf, type Workspace } from "./workspace.ts";
+import { isText, listOf, objectOf, oneOf, parseJson } from "./table/data-shape.ts";
+import { describeWorker, isWorker, type Worker } from "./lock/liveness.ts";
+import { findOwner, lockOwner } from "./lock/owner-lock.ts";
+import { readWholeFile, replaceFile } from "./workspace/replace-file.ts";
+import { FILE_MODE, pathsOf, type Workspace } from "./workspace/workspace.ts";
 
 export interface HookRecord {
   readonly kind: "imgtx hook";

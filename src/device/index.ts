@@ -10,7 +10,7 @@ export {
   orNull,
   parseJson,
   type Shape,
-} from "./data-shape.ts";
+} from "./table/data-shape.ts";
 export type {
   ChainEntry,
   DeviceEntry,
@@ -19,7 +19,7 @@ export type {
   MirrorEntry,
   MirrorSync,
   SeenFile,
-} from "./device-entry.ts";
+} from "./table/device-entry.ts";
 export {
   fenceToRaise,
   filesOfDevice,
@@ -30,11 +30,11 @@ export {
   mapImagePaths,
   mapProgram,
   withLooks,
-} from "./device-entry.ts";
-export { isChain, isDeviceEntry, isFingerprint, isImageFormat } from "./entry-shape.ts";
-export type { DeviceTable } from "./device-table.ts";
-export type { Operation, OperationAction } from "./operation.ts";
-export { findAppliedOnce } from "./applied-once.ts";
+} from "./table/device-entry.ts";
+export { isChain, isDeviceEntry, isFingerprint, isImageFormat } from "./table/entry-shape.ts";
+export type { DeviceTable } from "./table/device-table.ts";
+export type { Operation, OperationAction } from "./table/operation.ts";
+export { findAppliedOnce } from "./history/applied-once.ts";
 export {
   assertDeviceName,
   findDevice,
@@ -46,7 +46,7 @@ export {
   withDevices,
   withFingerprints,
   withTrusted,
-} from "./device-table.ts";
+} from "./table/device-table.ts";
 export {
   discardNextGeneration,
   keepGeneration,
@@ -56,31 +56,31 @@ export {
   stageGeneration,
   writeNextGeneration,
 } from "./next-generation.ts";
-export { findInherited, unlessGone } from "./inherited.ts";
-export { type DeviceOnFile, findDeviceOnFile, findUserElsewhere } from "./device-on-file.ts";
-export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./liveness.ts";
-export { findOwner, lockOwner } from "./owner-lock.ts";
-export { canonicalPath, fromStoredPath, isBelow, toStoredPath } from "./stored-path.ts";
-export { isViewPresent, showView } from "./view.ts";
-export { assertShown, planView, RoomForNames } from "./view-plan.ts";
+export { findInherited, unlessGone } from "./history/inherited.ts";
+export { type DeviceOnFile, findDeviceOnFile, findUserElsewhere } from "./history/device-on-file.ts";
+export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./lock/liveness.ts";
+export { findOwner, lockOwner } from "./lock/owner-lock.ts";
+export { canonicalPath, fromStoredPath, isBelow, toStoredPath } from "./table/stored-path.ts";
+export { isViewPresent, showView } from "./view/view.ts";
+export { assertShown, planView, RoomForNames } from "./view/view-plan.ts";
 export {
   type HistoryReads,
   listHistory,
   listStoredGenerations,
   readGeneration,
   readingHistory,
-} from "./history.ts";
-export { type DeviceMove, readCommit } from "./history-log.ts";
-export { findWorkspace, isWorkspaceMade, workspaceAt, isNoWorkspace } from "./find-workspace.ts";
-export { isMarkedFile, type FileMark, isFileMark, markOf } from "./file-mark.ts";
-export { findLostParts, makeLostParts, type Part } from "./lost-parts.ts";
+} from "./history/history.ts";
+export { type DeviceMove, readCommit } from "./history/history-log.ts";
+export { findWorkspace, isWorkspaceMade, workspaceAt, isNoWorkspace } from "./workspace/find-workspace.ts";
+export { isMarkedFile, type FileMark, isFileMark, markOf } from "./table/file-mark.ts";
+export { findLostParts, makeLostParts, type Part } from "./workspace/lost-parts.ts";
 export { findLostHooks, type HookRecord, keepHookRecord, removeHookRecord } from "./hook-records.ts";
 export { makeFolderBeside, makeWorkspace } from "./make-workspace.ts";
 export { assertRoomFor, endMoveHere, moveWorkspace } from "./moving.ts";
 export { unmakeWorkspace } from "./unmake-workspace.ts";
-export { assertOwn, describeCopy, howToAdopt } from "./standing.ts";
-export { fileBesidePath, type FileBeside, isFileBeside } from "./files-beside.ts";
-export { readTable } from "./present-table.ts";
+export { assertOwn, describeCopy, howToAdopt } from "./lock/standing.ts";
+export { fileBesidePath, type FileBeside, isFileBeside } from "./table/files-beside.ts";
+export { readTable } from "./history/present-table.ts";
 export {
   assertSnapshotName,
   filesOfSnapshot,
@@ -91,7 +91,7 @@ export {
   sealDevice,
   type Snapshot,
   type SnapshotRef,
-} from "./snapshot-record.ts";
+} from "./table/snapshot-record.ts";
 export {
   givenUpByNames,
   isRenaming,
@@ -103,7 +103,7 @@ export {
   type Renaming,
   snapshotByNames,
   withRenames,
-} from "./renames.ts";
+} from "./table/renames.ts";
 export {
   type GivenUp,
   type TakenThen,
@@ -112,18 +112,18 @@ export {
   withoutSeals,
   withRenewed,
   withSealsOf,
-} from "./seals.ts";
-export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } from "./snapshots.ts";
-export type { Workspace } from "./workspace.ts";
-export { flushTableName, pathsOf, readMovedAway } from "./workspace.ts";
-export type { WorkspaceLock } from "./held-locks.ts";
+} from "./table/seals.ts";
+export { readingSnapshots, requireSnapshot, type SnapshotReads, withSnapshot } from "./history/snapshots.ts";
+export type { Workspace } from "./workspace/workspace.ts";
+export { flushTableName, pathsOf, readMovedAway } from "./workspace/workspace.ts";
+export type { WorkspaceLock } from "./lock/held-locks.ts";
 export {
   insideWorkspaceLock,
   lockAsItIs,
   lockWorkspace,
   lockWorkspaceIfFree,
   underWorkspaceLock,
-} from "./workspace-lock.ts";
-export { areClaimsNeeded, isClaimName, removeClaim } from "./claims.ts";
-export { gateOf } from "./workspace-gate.ts";
-export { assertMayRun } from "./ownership.ts";
+} from "./lock/workspace-lock.ts";
+export { areClaimsNeeded, isClaimName, removeClaim } from "./lock/claims.ts";
+export { gateOf } from "./workspace/workspace-gate.ts";
+export { assertMayRun } from "./workspace/ownership.ts";

@@ -7,10 +7,10 @@
 import { posix } from "node:path";
 import { unlessItFails } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import { inTheWay } from "./in-the-way.ts";
-import { assertFolders } from "./lost-parts.ts";
-import { replaceFile } from "./replace-file.ts";
-import { assertUsable } from "./ownership.ts";
+import { inTheWay } from "./workspace/in-the-way.ts";
+import { assertFolders } from "./workspace/lost-parts.ts";
+import { replaceFile } from "./workspace/replace-file.ts";
+import { assertUsable } from "./workspace/ownership.ts";
 import {
   encodeForHere,
   FILE_MODE,
@@ -18,8 +18,8 @@ import {
   pathsOf,
   refuseForeignDevices,
   type Workspace,
-} from "./workspace.ts";
-import { lockAsItIs } from "./workspace-lock.ts";
+} from "./workspace/workspace.ts";
+import { lockAsItIs } from "./lock/workspace-lock.ts";
 
 const FOLDER_MODE = 0o755;
 

@@ -11,14 +11,14 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import { isWorkspaceMade, workspaceAt } from "./find-workspace.ts";
-import { decodeGeneration, encodeGeneration } from "./generation-file.ts";
-import type { WorkspaceLock } from "./held-locks.ts";
-import { encodeMovedAway } from "./moved-away.ts";
+import { isWorkspaceMade, workspaceAt } from "./workspace/find-workspace.ts";
+import { decodeGeneration, encodeGeneration } from "./table/generation-file.ts";
+import type { WorkspaceLock } from "./lock/held-locks.ts";
+import { encodeMovedAway } from "./table/moved-away.ts";
 import { replaceTable } from "./next-generation.ts";
-import { readPresent, readTable } from "./present-table.ts";
-import { readWholeFile, replaceFile } from "./replace-file.ts";
-import { decodeSnapshot, encodeSnapshot } from "./snapshot-record.ts";
+import { readPresent, readTable } from "./history/present-table.ts";
+import { readWholeFile, replaceFile } from "./workspace/replace-file.ts";
+import { decodeSnapshot, encodeSnapshot } from "./table/snapshot-record.ts";
 import { removeIfEmpty } from "./unmake-workspace.ts";
 import {
   encodeForHere,
@@ -28,8 +28,8 @@ import {
   refuseForeignDevices,
   TABLE_LIMIT_BYTES,
   type Workspace,
-} from "./workspace.ts";
-import { lockAsItIs } from "./workspace-lock.ts";
+} from "./workspace/workspace.ts";
+import { lockAsItIs } from "./lock/workspace-lock.ts";
 
 const FOLDER_MODE = 0o755;
 

@@ -7,11 +7,11 @@
 // - The caller holds the workspace lock, and that is looked at before each step that writes.
 
 import { ImgtxError, settleAll } from "../errors/index.ts";
-import type { DeviceTable } from "./device-table.ts";
-import { assertLocked } from "./held-locks.ts";
-import { closeGeneration, encodeRenewed, historyPath } from "./history.ts";
-import { clearTheWay } from "./in-the-way.ts";
-import { readTable } from "./present-table.ts";
+import type { DeviceTable } from "./table/device-table.ts";
+import { assertLocked } from "./lock/held-locks.ts";
+import { closeGeneration, encodeRenewed, historyPath } from "./history/history.ts";
+import { clearTheWay } from "./workspace/in-the-way.ts";
+import { readTable } from "./history/present-table.ts";
 import {
   flushNameOf,
   moveOver,
@@ -21,10 +21,16 @@ import {
   renameOver,
   replaceFile,
   writeBeside,
-} from "./replace-file.ts";
-import { discardSnapshots, keepSnapshots, stageSnapshots } from "./snapshots.ts";
-import { buildView, discardView, flipView, removeOldViews } from "./view.ts";
-import { encodeForHere, FILE_MODE, pathsOf, TABLE_LIMIT_BYTES, type Workspace } from "./workspace.ts";
+} from "./workspace/replace-file.ts";
+import { discardSnapshots, keepSnapshots, stageSnapshots } from "./history/snapshots.ts";
+import { buildView, discardView, flipView, removeOldViews } from "./view/view.ts";
+import {
+  encodeForHere,
+  FILE_MODE,
+  pathsOf,
+  TABLE_LIMIT_BYTES,
+  type Workspace,
+} from "./workspace/workspace.ts";
 
 /** All three. */
 export async function writeNextGeneration(

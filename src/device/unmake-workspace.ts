@@ -10,9 +10,9 @@
 import { posix } from "node:path";
 import { unlessItFails } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
-import { isClaimName } from "./claims.ts";
-import { pathsOf, type Workspace } from "./workspace.ts";
-import { lockWorkspaceIfFree } from "./workspace-lock.ts";
+import { isClaimName } from "./lock/claims.ts";
+import { pathsOf, type Workspace } from "./workspace/workspace.ts";
+import { lockWorkspaceIfFree } from "./lock/workspace-lock.ts";
 
 const OWN_FILE = /^(table|\d{6,15})\.json(\.new)?$/;
 

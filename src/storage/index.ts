@@ -1,12 +1,12 @@
-export { findCollector } from "./collector.ts";
-export { loadDeflateUnpacker } from "./deflate.ts";
-export { DEVICES, kindOfFileSystem, mayShareBlocks } from "./file-system.ts";
-export { lockFile } from "./file-lock.ts";
-export { describeHolders, describeWriters } from "./holders.ts";
-export { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
-export { makeNodeStorage } from "./node-storage.ts";
-export { placeholderOf } from "./rename-without-replacing.ts";
-export { acquireImageLocks } from "./qemu-lock.ts";
+export { findCollector } from "./native/collector.ts";
+export { loadDeflateUnpacker } from "./native/deflate.ts";
+export { DEVICES, kindOfFileSystem, mayShareBlocks } from "./kernel/file-system.ts";
+export { lockFile } from "./locks/file-lock.ts";
+export { describeHolders, describeWriters } from "./kernel/holders.ts";
+export { type LockWaiting, type Refusal, waitForLock } from "./locks/lock-waiting.ts";
+export { makeNodeStorage } from "./disk/node-storage.ts";
+export { placeholderOf } from "./disk/rename-without-replacing.ts";
+export { acquireImageLocks } from "./locks/qemu-lock.ts";
 export { ReusedBytes } from "./reused-bytes.ts";
 export type {
   ByteRange,
@@ -26,4 +26,4 @@ export type {
   StorageFile,
 } from "./storage.ts";
 export { Turnstile } from "./turnstile.ts";
-export { loadZstd } from "./zstd.ts";
+export { loadZstd } from "./native/zstd.ts";

@@ -101,6 +101,14 @@ const PLAIN = [
  * those may have a row of its own, where it lies below the folders or above them.
  */
 const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
+  storage: {
+    "": [],
+    kernel: [""],
+    native: ["", "kernel"],
+    process: ["", "kernel", "native"],
+    locks: ["", "kernel", "native"],
+    disk: ["", "kernel", "native", "process", "locks"],
+  },
   format: {
     "": ["qcow2/codec"],
     "qcow2/codec": [],
@@ -126,6 +134,14 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     "qcow2/repair": ["", "chain", "open", "qcow2/codec", "qcow2/check", "qcow2/change"],
     new: ["", "chain", "read", "open", "qcow2/codec", "qcow2/layout", "qcow2/read"],
     copy: ["", "chain", "read", "open", "new", "qcow2/codec", "qcow2/read", "qcow2/write", "qcow2/change"],
+  },
+  device: {
+    table: [],
+    workspace: ["table"],
+    history: ["table", "workspace"],
+    lock: ["table", "workspace", "history"],
+    view: ["table", "workspace"],
+    "": ["table", "workspace", "history", "lock", "view"],
   },
   transaction: {
     "way-back-requests.ts": [],

@@ -8,7 +8,7 @@
 import { accessSync, closeSync, constants, readSync, statSync } from "node:fs";
 import { constants as systemConstants } from "node:os";
 import { resolve } from "node:path";
-import { type Foreign, loadForeign } from "../../src/storage/foreign.ts";
+import { type Foreign, loadForeign } from "../../src/storage/native/foreign.ts";
 
 interface Place {
   readonly type: string;

@@ -6,7 +6,7 @@ import { constants } from "node:os";
 import { onTestFinished, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
-import { ERRNO, SystemCallError } from "../../src/storage/native-functions.ts";
+import { ERRNO, SystemCallError } from "../../src/storage/native/native-functions.ts";
 import { explainError, explainLockError, explainSymlinkError } from "../../src/storage/system-error.ts";
 import { oracle } from "../helpers/oracles.ts";
 import { pattern } from "./conformance.ts";

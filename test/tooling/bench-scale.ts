@@ -15,8 +15,8 @@ import {
   workspaceAt,
   writeNextGeneration,
 } from "../../src/device/index.ts";
-import { closeGeneration, historyPath } from "../../src/device/history.ts";
-import { encodeSnapshot } from "../../src/device/snapshot-record.ts";
+import { closeGeneration, historyPath } from "../../src/device/history/history.ts";
+import { encodeSnapshot } from "../../src/device/table/snapshot-record.ts";
 import { openChain } from "../../src/format/index.ts";
 import { makeNodeStorage } from "../../src/storage/index.ts";
 import { chainEntriesOf } from "../../src/transaction/actions/plan/chain-entry.ts";

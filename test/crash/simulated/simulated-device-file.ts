@@ -2,7 +2,7 @@
 // Power cuts tear what is written to it at sectors, as they do for files.
 
 import type { ByteRange, LeaseAnswer, StorageFile } from "../../../src/storage/index.ts";
-import { copyIntoPlace } from "../../../src/storage/copy-range.ts";
+import { copyIntoPlace } from "../../../src/storage/disk/copy-range.ts";
 import { SimulatedFile } from "./simulated-file.ts";
 import { problem } from "./simulated-stat.ts";
 

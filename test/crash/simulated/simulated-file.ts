@@ -1,7 +1,7 @@
 // An open file of a simulated process.
 
 import type { ByteRange, FileStat, LeaseAnswer, LockKind, StorageFile } from "../../../src/storage/index.ts";
-import { copyBetween, copyThroughMemory } from "../../../src/storage/copy-range.ts";
+import { copyBetween, copyThroughMemory } from "../../../src/storage/disk/copy-range.ts";
 import type { Content } from "./content.ts";
 import type { Change } from "./disk-log.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";

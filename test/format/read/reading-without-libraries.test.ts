@@ -11,8 +11,8 @@ const BY_ZSTD = "compressed-zstd.qcow2";
 /** Has Node load the two modules with names of libraries that no system has, and without Node's own zstd. */
 const HOOKS = `
   const CHANGES = {
-    "/src/storage/deflate.ts": ['"libdeflate.so.0"', '"libdeflate-that-is-not-there.so.0"'],
-    "/src/storage/zstd.ts": ['"libzstd.so.1"', '"libzstd-that-is-not-there.so.1"', '"zstdDecompress" in', '"none" in'],
+    "/src/storage/native/deflate.ts": ['"libdeflate.so.0"', '"libdeflate-that-is-not-there.so.0"'],
+    "/src/storage/native/zstd.ts": ['"libzstd.so.1"', '"libzstd-that-is-not-there.so.1"', '"zstdDecompress" in', '"none" in'],
   };
   export async function load(url, context, nextLoad) {
     const loaded = await nextLoad(url, context);
@@ -31,7 +31,7 @@ const SCRIPT = `
   register("data:text/javascript," + encodeURIComponent(${JSON.stringify(HOOKS)}));
   const { openImage } = await import("./src/format/index.ts");
   const { makeNodeStorage } = await import("./src/storage/index.ts");
-  const { loadDeflateUnpacker } = await import("./src/storage/deflate.ts");
+  const { loadDeflateUnpacker } = await import("./src/storage/native/deflate.ts");
   async function hashOf(path) {
     const image = await openImage(makeNodeStorage(), path, { format: "qcow2", gate: { allowPaths: [], currentFolder: "/" } });
     const bytes = new Uint8Array(image.virtualSizeBytes);

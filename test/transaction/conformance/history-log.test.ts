@@ -4,7 +4,7 @@ import { rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { readGeneration, readTable } from "../../../src/device/index.ts";
-import { encodeTable } from "../../../src/device/device-table.ts";
+import { encodeTable } from "../../../src/device/table/device-table.ts";
 import { listGenerations } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { freeze, unfreeze } from "../../helpers/transaction/freezing.ts";

@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileS
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { listHistory, readGeneration, readTable } from "../../../src/device/index.ts";
-import { encodeTable } from "../../../src/device/device-table.ts";
+import { encodeTable } from "../../../src/device/table/device-table.ts";
 import { listSnapshots, showSnapshot, type SnapshotDescription } from "../../../src/transaction/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { Killed, watchStorage } from "../../helpers/storage/watched-storage.ts";

@@ -1,0 +1,50 @@
+// How paths are kept in the device table and the journals: relative to the workspace where they lie
+// inside it, so that a workspace can be moved as a whole, and to a workspace beside an image where they lie beside it;
+// else absolute. In memory every path is absolute
+// and canonical: its folder has no symbolic link left in it. The last part is kept as it was named,
+// because QEMU resolves relative backing names beside a link, not beside what it points to.
+
+import { posix } from "node:path";
+import { ImgtxError } from "../../errors/index.ts";
+import { isBesideImage } from "../../format/index.ts";
+import type { Storage } from "../../storage/index.ts";
+
+export function toStoredPath(root: string, path: string): string {
+  if (isBelow(root, path)) return pathBelow(root, path);
+  const folder = posix.dirname(root);
+  return isBesideImage(root) && isBelow(folder, path) ? `../${pathBelow(folder, path)}` : path;
+}
+
+export function fromStoredPath(root: string, stored: string): string {
+  return posix.isAbsolute(stored) ? stored : posix.join(root, stored);
+}
+
+export function isBelow(root: string, path: string): boolean {
+  return path.startsWith(root === "/" ? root : `${root}/`);
+}
+
+/** The part of a canonical path after a folder that it is inside of. */
+export function pathBelow(root: string, path: string): string {
+  return path.slice(root === "/" ? 1 : root.length + 1);
+}
+
+/** The canonical form of an absolute path whose folder exists, else E_NOT_FOUND. The file itself need not. */
+export async function canonicalPath(storage: Storage, path: string): Promise<string> {
+  const name = posix.basename(path);
+  if (name === "" || name === "." || name === "..") {
+    throw new ImgtxError("E_NOT_A_FILE", `'${path}' names a folder, not a file`, { image: path });
+  }
+  return posix.join(await realFolder(storage, posix.dirname(path)), name);
+}
+
+/** The canonical path of a folder; E_NOT_FOUND where there is none. */
+export async function realFolder(storage: Storage, folder: string): Promise<string> {
+  try {
+    return await storage.realPath(folder);
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
+    throw error.reworded(`there is no folder '${folder}'`, {
+      hint: "name a folder that is there, or make it",
+    });
+  }
+}

@@ -1,0 +1,132 @@
+// What stat says of a file, in imgtx's terms.
+
+import { type BigIntStats, statSync } from "node:fs";
+import { ImgtxError } from "../../errors/index.ts";
+import { safeNumber } from "../../units/index.ts";
+import { describeBlockDevice, placeOfDevice } from "../kernel/block-device.ts";
+import { DEVICES, isSettled } from "../kernel/file-system.ts";
+import type { FilePlace } from "../native/place-calls.ts";
+import type { FileStat } from "../storage.ts";
+
+/** stat counts allocated space in these, whatever the file system's blocks are. */
+const STAT_BLOCK_BYTES = 512n;
+const PERMISSION_BITS = 0o7777n;
+
+/** What a stat alone does not tell. */
+export interface StatAround {
+  /** Milliseconds since 1970, read before the stat was. */
+  readonly nowMs: number;
+  /** Called when it is first needed, which may be never: most stats only ask whether something is there. */
+  readonly findPlace: (fileSystem: string, inode: string) => FilePlace;
+  readonly bootId: () => string;
+}
+
+/** Takes a stat with what belongs to it. */
+export function describeStat(path: string, stats: BigIntStats, around: StatAround): FileStat {
+  if (stats.isBlockDevice()) return describeDevice(path, stats, around);
+  const [fileSystem, inode] = [String(stats.dev), String(stats.ino)];
+  const times = {
+    changedNs: String(stats.ctimeNs),
+    bornNs: birthTimesAreReal() ? String(stats.birthtimeNs) : "0",
+  };
+  let found: FilePlace | undefined;
+  const place = (): FilePlace => (found ??= around.findPlace(fileSystem, inode));
+  return {
+    kind: kindOf(stats),
+    sizeBytes: exactly(path, stats.size),
+    allocatedBytes: exactly(path, stats.blocks * STAT_BLOCK_BYTES),
+    fileSystem,
+    inode,
+    names: Number(stats.nlink),
+    get fileSystemId() {
+      return place().fileSystemId;
+    },
+    get mountId() {
+      return place().mountId;
+    },
+    get bootId() {
+      return around.bootId();
+    },
+    mode: Number(stats.mode & PERMISSION_BITS),
+    ownerId: Number(stats.uid),
+    groupId: Number(stats.gid),
+    modifiedNs: String(stats.mtimeNs),
+    ...times,
+    get settled() {
+      return isSettled({ ...times, fileSystemId: place().fileSystemId }, around.nowMs);
+    },
+  };
+}
+
+/** A device keeps no times: who writes to it by another node, or from another host, moves none that is seen here. */
+function describeDevice(path: string, stats: BigIntStats, around: StatAround): FileStat {
+  const device = describeBlockDevice(path, stats.rdev);
+  const { id, sizeBytes, attachment } = device;
+  return {
+    kind: "device",
+    sizeBytes,
+    allocatedBytes: 0,
+    ...placeOfDevice(device),
+    fileSystemId: `${DEVICES}:${id}`,
+    mountId: attachment,
+    get bootId() {
+      return around.bootId();
+    },
+    names: Number(stats.nlink),
+    mode: Number(stats.mode & PERMISSION_BITS),
+    ownerId: Number(stats.uid),
+    groupId: Number(stats.gid),
+    modifiedNs: "0",
+    changedNs: "0",
+    settled: false,
+    bornNs: "0",
+  };
+}
+
+/** What it is, for a message: "a folder". */
+export function nameOfKind(stats: BigIntStats): string {
+  if (stats.isFile()) return "a regular file";
+  if (stats.isDirectory()) return "a folder";
+  if (stats.isFIFO()) return "a FIFO";
+  if (stats.isSocket()) return "a socket";
+  if (stats.isBlockDevice()) return "a block device";
+  if (stats.isCharacterDevice()) return "a character device";
+  return "a special file";
+}
+
+function kindOf(stats: BigIntStats): FileStat["kind"] {
+  if (stats.isFile()) return "file";
+  if (stats.isDirectory()) return "folder";
+  if (stats.isSymbolicLink()) return "symlink";
+  return "other";
+}
+
+function exactly(path: string, value: bigint): number {
+  const bytes = safeNumber(value);
+  if (bytes !== undefined) return bytes;
+  throw new ImgtxError("E_UNSUPPORTED", `'${path}' has ${value} bytes; imgtx counts up to 2^53`, {
+    image: path,
+  });
+}
+
+let realBirthTimes: boolean | undefined;
+
+// Where a sandbox forbids statx, Node gives the time of the last change as the birth time, and a file would
+// seem to be another one after each chmod. /proc keeps no birth times: one found there is made up.
+function birthTimesAreReal(): boolean {
+  realBirthTimes ??= tellByProc() ?? OLD_FOLDERS.some(hasOwnBirthTime);
+  return realBirthTimes;
+}
+
+function tellByProc(): boolean | undefined {
+  const stats = statSync("/proc/self", { bigint: true, throwIfNoEntry: false });
+  return stats && stats.birthtimeNs === 0n;
+}
+
+/** Without /proc, as in a rescue shell: folders that were changed since they were made, in any system. */
+const OLD_FOLDERS = ["/", "/etc", "/usr", "/dev"];
+
+function hasOwnBirthTime(folder: string): boolean {
+  const stats = statSync(folder, { bigint: true, throwIfNoEntry: false });
+  return stats !== undefined && stats.birthtimeNs !== stats.ctimeNs;
+}

@@ -1,0 +1,400 @@
+// A regular file of this machine, by its descriptor.
+//
+// Invariants
+// - Up to 64 KiB are read and written on the main thread, where a call takes microseconds and the order of
+//   calls is the order in the program; more goes through Node's thread pool, as every flush does, but for what
+//   can be read without waiting while the pool is busy.
+// - A descriptor is closed only when no call on the thread pool uses it any more: its number may be
+//   somebody else's a moment later.
+// - A flush that failed has lost what it should have written, whatever a second one says: after a failure
+//   every further flush of this file fails.
+// - A read can be announced (beginRead): small ones are synchronous, and a cold disk would serve one at a time.
+
+import { closeSync, fchmodSync, fchownSync, fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { ImgtxError } from "../../errors/index.ts";
+import { BlockReserver } from "./block-reserver.ts";
+import { CANT } from "./cant.ts";
+import { copyBetween, copyThroughMemory } from "./copy-range.ts";
+import { FileLease } from "../locks/file-lease.ts";
+import { describeStat } from "./file-stat.ts";
+import { aroundStat, type NativeAccess } from "./native-access.ts";
+import { fsyncInPool, readInPool, writeInPool } from "./pool-calls.ts";
+import type {
+  AttributeName,
+  ByteRange,
+  FileAccess,
+  FileStat,
+  LeaseAnswer,
+  LockKind,
+  StorageFile,
+} from "../storage.ts";
+import type { SystemCalls } from "../native/system-calls.ts";
+import { doneUnless, errnoName, explainError, explainLockError } from "../system-error.ts";
+import { fillHoles, writeZeros } from "./zero-ranges.ts";
+
+const SYNC_BYTES_MAX = 64 * 1024;
+/** The kernel transfers at most 2 GiB less a page at once. */
+const CALL_BYTES_MAX = 1024 * 1024 * 1024;
+const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
+
+const BUSY_POOL_CALLS = 2;
+/** Of all files. */
+let callsInPool = 0;
+
+export class NodeFile implements StorageFile {
+  readonly path: string;
+  readonly #native: NativeAccess;
+  readonly #inPool = new Set<Promise<unknown>>();
+  readonly #blocks = new BlockReserver();
+  readonly #lease = new FileLease();
+  #descriptor: number | undefined;
+  #failedFlush: unknown;
+
+  constructor(path: string, descriptor: number, native: NativeAccess) {
+    this.path = path;
+    this.#descriptor = descriptor;
+    this.#native = native;
+  }
+
+  async stat(): Promise<FileStat> {
+    return this.#explained("stat", undefined, () => {
+      const around = aroundStat(this.open(), this.#native);
+      return describeStat(this.path, fstatSync(this.open(), { bigint: true }), around);
+    });
+  }
+
+  async read(target: Uint8Array, offset: number): Promise<number> {
+    return this.#transfer("read from", target, offset, (start, length, position) =>
+      length <= SYNC_BYTES_MAX
+        ? readSync(this.open(), target, start, length, position)
+        : this.#readCached(target, start, length, position) ||
+          this.#pooled(
+            readInPool(this.open(), target, start, length, position).then((done) => done.bytesRead),
+          ),
+    );
+  }
+
+  /** While the pool is at work for every core, what is in memory is read here: waiting would take longer. */
+  #readCached(target: Uint8Array, start: number, length: number, position: number): number {
+    if (callsInPool < BUSY_POOL_CALLS) return 0;
+    const part = target.subarray(start, start + length);
+    return this.#native.optional()?.readCached(this.open(), part, position) ?? 0;
+  }
+
+  beginRead(range: ByteRange): void {
+    this.#explained("begin to read", range.start, () => {
+      this.#native.optional()?.adviseOn(this.open(), range, "soon");
+    });
+  }
+
+  forget(range: ByteRange): void {
+    this.#explained("forget", range.start, () => {
+      this.#native.optional()?.adviseOn(this.open(), range, "no more");
+    });
+  }
+
+  async write(source: Uint8Array, offset: number): Promise<void> {
+    if (source.length > SYNC_BYTES_MAX) {
+      const range = { start: offset, lengthBytes: source.length };
+      this.#blocks.reserve(this.#native.optional(), this.open(), range);
+    }
+    const written = await this.#transfer("write to", source, offset, (start, length, position) =>
+      length <= SYNC_BYTES_MAX
+        ? writeSync(this.open(), source, start, length, position)
+        : this.#pooled(
+            writeInPool(this.open(), source, start, length, position).then((done) => done.bytesWritten),
+          ),
+    );
+    if (written === source.length) return;
+    throw new ImgtxError("E_IO", `Could not write to '${this.path}': the file takes no more bytes`, {
+      image: this.path,
+      offset: offset + written,
+    });
+  }
+
+  async truncate(sizeBytes: number): Promise<void> {
+    this.#explained("resize", undefined, () => {
+      ftruncateSync(this.open(), sizeBytes);
+    });
+  }
+
+  async setAccess({ mode, ownerId, groupId }: FileAccess): Promise<void> {
+    this.#explained("set the owner and the permissions of", undefined, () => {
+      // The owner first: changing it clears bits of the mode.
+      fchownSync(this.open(), ownerId, groupId);
+      fchmodSync(this.open(), mode);
+    });
+  }
+
+  async readAttribute(name: AttributeName): Promise<Uint8Array | undefined> {
+    const native = this.#native.optional();
+    return this.#explained("read a right of", undefined, () => native?.getAttribute(this.open(), name));
+  }
+
+  async setAttribute(name: AttributeName, value: Uint8Array | undefined): Promise<boolean> {
+    return this.#unlessItCant(CANT.setAttribute, (native, descriptor) =>
+      native.setAttribute(descriptor, name, value),
+    );
+  }
+
+  async setModified(modifiedNs: string): Promise<boolean> {
+    const native = this.#native.required(`Could not date '${this.path}'`, this.path);
+    return this.#explained("date", undefined, () => native.setModified(this.open(), BigInt(modifiedNs)));
+  }
+
+  beginFlush(): void {
+    this.#explained("begin to flush", undefined, () => this.#native.optional()?.beginWriteback(this.open()));
+  }
+
+  async flush(): Promise<void> {
+    const descriptor = this.open();
+    try {
+      if (this.#failedFlush !== undefined) throw this.#failedFlush;
+      await this.#pooled(fsyncInPool(descriptor));
+    } catch (error) {
+      this.#failedFlush = error;
+      throw explainError(error, "flush", this.path);
+    }
+  }
+
+  async seekData(offset: number): Promise<number | undefined> {
+    const native = this.#native.optional();
+    return this.#explained("seek in", offset, () => {
+      if (native !== undefined) return native.seek(this.open(), offset, "data");
+      return offset < fstatSync(this.open()).size ? offset : undefined;
+    });
+  }
+
+  async seekHole(offset: number): Promise<number> {
+    const native = this.#native.optional();
+    return this.#explained("seek in", offset, () => {
+      if (native !== undefined) return native.seek(this.open(), offset, "hole") ?? offset;
+      return Math.max(offset, fstatSync(this.open()).size);
+    });
+  }
+
+  async punchHole(range: ByteRange): Promise<void> {
+    if (range.lengthBytes === 0) return;
+    const native = this.#native.optional();
+    const punched = this.#explained("punch a hole into", range.start, () =>
+      doneUnless(CANT.punch, () => native?.punchHole(this.open(), range) ?? native !== undefined),
+    );
+    if (!punched) await writeZeros(this, range);
+  }
+
+  async allocate(range: ByteRange): Promise<void> {
+    if (range.lengthBytes === 0) return;
+    const native = this.#native.optional();
+    if (native !== undefined) {
+      try {
+        await this.#pooled(native.allocate(this.open(), range));
+        return;
+      } catch (error) {
+        if (!CANT.allocate.has(errnoName(error) ?? "")) {
+          throw explainError(error, "allocate space for", this.path, range.start);
+        }
+      }
+    }
+    await this.#growTo(range.start + range.lengthBytes);
+    await fillHoles(this, range);
+  }
+
+  disableCopyOnWrite(): boolean {
+    return this.#unlessItCant(CANT.advise, (native, descriptor) => native.disableCopyOnWrite(descriptor));
+  }
+
+  setExtentSizeHint(sizeBytes: number): boolean {
+    return this.#unlessItCant(CANT.advise, (native, open) => native.setExtentSizeHint(open, sizeBytes));
+  }
+
+  extentSizeHint(): number {
+    let sizeBytes = 0;
+    this.#unlessItCant(CANT.advise, (native, open) => (sizeBytes = native.extentSizeHint(open)));
+    return sizeBytes;
+  }
+
+  async copyRangeFrom(
+    source: StorageFile,
+    sourceOffset: number,
+    targetOffset: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    const range = { source, sourceOffset, target: this, targetOffset, lengthBytes };
+    await copyBetween(range, {
+      copyData: async (from, to, length) => {
+        const copied = await this.#copyInKernel(source, from, to, length);
+        if (copied < length) {
+          await copyThroughMemory(source, from + copied, this, to + copied, length - copied);
+        }
+      },
+      growTo: async (sizeBytes) => {
+        await this.#growTo(sizeBytes);
+      },
+    });
+  }
+
+  async cloneFrom(source: StorageFile): Promise<boolean> {
+    const native = this.#native.optional();
+    if (native === undefined || !(#inPool in source)) return false;
+    const call = native.clone(source.open(), this.open());
+    try {
+      await Promise.all([this.#pooled(call), source.#pooled(call)]);
+      return true;
+    } catch (error) {
+      if (CANT.clone.has(errnoName(error) ?? "")) return false;
+      throw explainError(error, `clone '${source.path}' to`, this.path);
+    }
+  }
+
+  lock(range: ByteRange, kind: LockKind): boolean {
+    return this.#locking(range, (native, descriptor) => native.lock(descriptor, range, kind));
+  }
+
+  unlock(range: ByteRange): void {
+    // Closing has dropped the lock already.
+    if (this.#descriptor === undefined) return;
+    this.#locking(range, (native, descriptor) => {
+      native.unlock(descriptor, range);
+    });
+  }
+
+  wouldConflict(range: ByteRange, kind: LockKind): boolean {
+    return this.#locking(range, (native, descriptor) => native.wouldConflict(descriptor, range, kind));
+  }
+
+  takeLease(): LeaseAnswer {
+    const native = this.#native.optional();
+    return this.#explained("take a lease on", undefined, () => this.#lease.take(native, this.open()));
+  }
+
+  isLeaseWanted(): boolean {
+    return this.#explained("ask for the lease on", undefined, () => this.#lease.isWanted());
+  }
+
+  dropLease(): void {
+    this.#explained("give back the lease on", undefined, () => {
+      this.#lease.drop();
+    });
+  }
+
+  async close(): Promise<void> {
+    const descriptor = this.#descriptor;
+    if (descriptor === undefined) return;
+    this.#descriptor = undefined;
+    this.#lease.drop();
+    await this.#idle();
+    this.#explained("close", undefined, () => {
+      closeSync(descriptor);
+    });
+  }
+
+  open(): number {
+    if (this.#descriptor !== undefined) return this.#descriptor;
+    throw new ImgtxError("E_INTERNAL", `'${this.path}' was used after it was closed`, { image: this.path });
+  }
+
+  /** Repeats a call until all bytes of the buffer are transferred or a call transfers none. */
+  async #transfer(
+    doing: string,
+    buffer: Uint8Array,
+    offset: number,
+    call: (start: number, length: number, position: number) => number | Promise<number>,
+  ): Promise<number> {
+    let done = 0;
+    while (done < buffer.length) {
+      try {
+        const count = await call(done, Math.min(buffer.length - done, CALL_BYTES_MAX), offset + done);
+        if (count === 0) break;
+        done += count;
+      } catch (error) {
+        throw explainError(error, doing, this.path, offset + done);
+      }
+    }
+    return done;
+  }
+
+  /** Copies what the kernel is able to copy. Returns the bytes copied. */
+  async #copyInKernel(
+    source: StorageFile,
+    sourceOffset: number,
+    targetOffset: number,
+    lengthBytes: number,
+  ): Promise<number> {
+    const native = this.#native.optional();
+    if (native === undefined || !(#inPool in source)) return 0;
+    let done = 0;
+    while (done < lengthBytes) {
+      const length = Math.min(lengthBytes - done, KERNEL_COPY_BYTES);
+      const call = native.copyFileRange(
+        source.open(),
+        sourceOffset + done,
+        this.open(),
+        targetOffset + done,
+        length,
+      );
+      try {
+        const [count] = await Promise.all([this.#pooled(call), source.#pooled(call)]);
+        if (count === 0) break;
+        done += count;
+      } catch (error) {
+        if (CANT.copy.has(errnoName(error) ?? "")) break;
+        throw explainError(error, `copy '${source.path}' to`, this.path, targetOffset + done);
+      }
+    }
+    return done;
+  }
+
+  /** Never shrinks: the size is looked at while no write on the pool can change it. */
+  async #growTo(sizeBytes: number): Promise<void> {
+    await this.#idle();
+    this.#explained("resize", undefined, () => {
+      if (fstatSync(this.open()).size < sizeBytes) ftruncateSync(this.open(), sizeBytes);
+    });
+  }
+
+  #locking<T>(range: ByteRange, call: (native: SystemCalls, descriptor: number) => T): T {
+    const native = this.#native.required(`Could not lock '${this.path}'`, this.path);
+    try {
+      return call(native, this.open());
+    } catch (error) {
+      throw explainLockError(error, this.path, range.start);
+    }
+  }
+
+  #unlessItCant(
+    codes: ReadonlySet<string>,
+    call: (native: SystemCalls, descriptor: number) => void,
+  ): boolean {
+    const native = this.#native.optional();
+    if (native === undefined) return false;
+    return this.#explained("set attributes of", undefined, () =>
+      doneUnless(codes, () => {
+        call(native, this.open());
+        return true;
+      }),
+    );
+  }
+
+  #explained<T>(doing: string, offset: number | undefined, call: () => T): T {
+    try {
+      return call();
+    } catch (error) {
+      throw explainError(error, doing, this.path, offset);
+    }
+  }
+
+  async #pooled<T>(call: Promise<T>): Promise<T> {
+    this.#inPool.add(call);
+    callsInPool += 1;
+    try {
+      return await call;
+    } finally {
+      callsInPool -= 1;
+      this.#inPool.delete(call);
+    }
+  }
+
+  async #idle(): Promise<void> {
+    while (this.#inPool.size > 0) await Promise.allSettled(this.#inPool);
+  }
+}

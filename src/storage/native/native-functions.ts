@@ -1,0 +1,131 @@
+// The C functions that system calls are made by, and what becomes of a call that failed.
+//
+// Invariant: they are bound at the first call that needs one. Where they can't be, files can be read, and every lock is
+// refused with the way to mend it; nothing that needs a lock goes on without.
+
+import { loadForeign, type NativeFunction, type NativeResult, type NativeValue } from "./foreign.ts";
+import { nameErrno } from "../system-error.ts";
+
+/** Of <errno.h>, the same on every supported architecture: node:os would have them, and takes time to load. */
+export const ERRNO = {
+  EINTR: 4,
+  ENXIO: 6,
+  EAGAIN: 11,
+  EACCES: 13,
+  ERANGE: 34,
+  ENODATA: 61,
+  ENOTSUP: 95,
+} as const;
+
+/** A failed system call, in the shape of the errors that node:fs throws. */
+export class SystemCallError extends Error {
+  override readonly name = "SystemCallError";
+  /** Name of the errno, the one that Node uses where it has two: EAGAIN, ENOTSUP. */
+  readonly code: string;
+  /** Negative, as in Node's errors. */
+  readonly errno: number;
+
+  constructor(call: string, errno: number) {
+    const code = nameErrno(errno);
+    super(`${code}: ${call}`);
+    this.code = code;
+    this.errno = -errno;
+  }
+}
+
+export interface NativeFunctions {
+  readonly fcntl: NativeFunction;
+  /** The same call, whose argument is a number. */
+  readonly fcntlWith: NativeFunction;
+  readonly lseek: NativeFunction;
+  readonly copyFileRange: NativeFunction;
+  readonly ioctl: NativeFunction;
+  /** The same call, whose argument is an address. */
+  readonly ioctlWith: NativeFunction;
+  readonly fallocate: NativeFunction;
+  readonly renameat2: NativeFunction;
+  readonly syncFileRange: NativeFunction;
+  readonly fileAdvise: NativeFunction;
+  readonly futimens: NativeFunction;
+  readonly fgetxattr: NativeFunction;
+  readonly getxattr: NativeFunction;
+  readonly fsetxattr: NativeFunction;
+  readonly fremovexattr: NativeFunction;
+  /** Not every C library has it. */
+  readonly bindPreadv2: () => NativeFunction | undefined;
+  /** Where the bytes lie in memory. */
+  readonly address: (bytes: Uint8Array) => bigint;
+  readonly errno: () => number;
+}
+
+export function bindNative(): NativeFunctions {
+  const foreign = loadForeign();
+  const libc = foreign.load(null);
+  return {
+    fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
+    fcntlWith: libc.func("int fcntl(int fd, int command, long argument)"),
+    lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)"),
+    copyFileRange: libc.func(
+      "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",
+    ),
+    ioctl: libc.func("int ioctl(int fd, unsigned long request, long argument)"),
+    ioctlWith: libc.func("int ioctl(int fd, unsigned long request, void *argument)"),
+    fallocate: libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
+    renameat2: libc.func("int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)"),
+    syncFileRange: libc.func(
+      "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
+    ),
+    fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
+    futimens: libc.func("int futimens(int fd, void *times)"),
+    fgetxattr: libc.func("int64_t fgetxattr(int fd, str name, void *value, size_t size)"),
+    getxattr: libc.func("int64_t getxattr(str path, str name, void *value, size_t size)"),
+    fsetxattr: libc.func("int fsetxattr(int fd, str name, void *value, size_t size, int flags)"),
+    fremovexattr: libc.func("int fremovexattr(int fd, str name)"),
+    bindPreadv2() {
+      try {
+        return libc.func("int64_t preadv2(int fd, void *vector, int count, int64_t offset, int flags)");
+      } catch {
+        // An older musl: nothing is lost but speed.
+        return undefined;
+      }
+    },
+    address: (bytes) => foreign.address(bytes),
+    errno: () => foreign.errno(),
+  };
+}
+
+/** What it returns; a failure's errno, negative, as the kernel itself has it. No error is made: that costs more than the call. */
+export function attempt(native: NativeFunctions, call: () => NativeResult): number {
+  for (;;) {
+    const result = Number(call());
+    if (result !== -1) return result;
+    const errno = native.errno();
+    if (errno !== ERRNO.EINTR) return -errno;
+  }
+}
+
+/** The same of a call whose result is never below 0, where any failure is an error. */
+export function check(native: NativeFunctions, name: string, call: () => NativeResult): number {
+  const result = attempt(native, call);
+  if (result < 0) throw new SystemCallError(name, -result);
+  return result;
+}
+
+/**
+ * Runs a call on another thread. errno belongs to that thread and can't be read from here, so a call that
+ * failed is repeated on this one, which fails alike and says why, or simply does the work.
+ */
+export async function callInThread(
+  native: NativeFunctions,
+  name: string,
+  bound: NativeFunction,
+  ...values: NativeValue[]
+): Promise<number> {
+  const result = await new Promise<number>((resolve, reject) => {
+    bound.async(...values, (error, value) => {
+      if (error === null) resolve(Number(value));
+      else reject(error);
+    });
+  });
+  return result === -1 ? check(native, name, () => bound(...values)) : result;
+}

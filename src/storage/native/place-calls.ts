@@ -1,0 +1,184 @@
+// Where a file lies: on which file system, and by which mounting of it. Of stat's numbers neither lasts: st_dev is
+// another one after a reboot, and may be the same one for another disk within it.
+//
+// Invariants
+// - Asked is the kernel alone; what it can't tell stays empty, which callers take for doubt.
+// - A mounting has a name of its own: unmounted and mounted again within a boot, the file system may have lost the
+//   times of writes that are durable, as it does in a power cut.
+
+import { closeSync, constants, openSync, readdirSync, readlinkSync, statSync } from "node:fs";
+import { basename } from "node:path";
+import { kindOfType } from "../kernel/file-system.ts";
+import { loadForeign, type NativeFunction } from "./foreign.ts";
+import { folderOf, formatDeviceNumber } from "../kernel/sysfs.ts";
+import { quietly } from "../quietly.ts";
+
+/** An open file, or a path whose last link is followed or not. */
+export type PlaceToAsk = number | { readonly path: string; readonly follow: boolean };
+
+export interface FilePlace {
+  readonly fileSystemId: string;
+  readonly mountId: string;
+}
+
+export const UNKNOWN_PLACE: FilePlace = { fileSystemId: "", mountId: "" };
+
+/** The C functions that it takes. Each returns -1 for an error. */
+interface PlaceFunctions {
+  /** Undefined where the C library has none. */
+  readonly statx: NativeFunction | undefined;
+  readonly statfs: NativeFunction;
+  readonly fstatfs: NativeFunction;
+  readonly ioctl: NativeFunction;
+}
+
+// <linux/stat.h>: the mask's bits, and where struct statx (256 bytes) has what is read here.
+const STATX_INO = 0x100;
+const STATX_MNT_ID_UNIQUE = 0x4000;
+const STATX_BYTES = 256;
+const AT_FDCWD = -100;
+const AT_SYMLINK_NOFOLLOW = 0x100;
+const AT_EMPTY_PATH = 0x1000;
+
+// struct statfs with 64-bit words: f_type at 0, f_fsid (two of 32 bits) at 56; 120 bytes.
+const STATFS_BYTES = 120;
+const FSID_OFFSET = 56;
+
+// struct xfs_fsop_geom_v1 (112 bytes) has the UUID at 64; struct fsuuid2 its length at 0 and the UUID after it.
+const XFS_IOC_FSGEOMETRY_V1 = 0x80705864;
+const FS_IOC_GETFSUUID = 0x80111500;
+
+/** Binds them. The C library may be an older one, without statx. */
+export function bindPlaces(): PlaceFunctions {
+  const libc = loadForeign().load(null);
+  return {
+    statx: quietly(
+      () => libc.func("int statx(int folder, str path, int flags, unsigned int mask, void *into)"),
+      undefined,
+    ),
+    statfs: libc.func("int statfs(str path, void *into)"),
+    fstatfs: libc.func("int fstatfs(int fd, void *into)"),
+    ioctl: libc.func("int ioctl(int fd, unsigned long request, void *into)"),
+  };
+}
+
+/** Answers where a file is, that stat found as this device and inode. */
+export class Places {
+  readonly #functions: PlaceFunctions;
+  /** By device and mounting. */
+  readonly #fileSystems = new Map<string, string>();
+
+  constructor(functions: PlaceFunctions) {
+    this.#functions = functions;
+  }
+
+  find(place: PlaceToAsk, device: string, inode: string): FilePlace {
+    const unique = this.#findMount(place, device, inode);
+    if (unique === undefined) return UNKNOWN_PLACE;
+    const key = `${device} ${unique}`;
+    let fileSystem = this.#fileSystems.get(key);
+    if (fileSystem === undefined) {
+      fileSystem = this.#findFileSystem(place);
+      this.#fileSystems.set(key, fileSystem);
+    }
+    return { fileSystemId: fileSystem, mountId: unique || mountBySysfs(fileSystem, device) };
+  }
+
+  /** The kernel's own number of the mounting; "" before Linux 6.8. Undefined where it is not that file any more. */
+  #findMount(place: PlaceToAsk, device: string, inode: string): string | undefined {
+    const { statx } = this.#functions;
+    if (statx === undefined) return "";
+    const found = new Uint8Array(STATX_BYTES);
+    const mask = STATX_INO | STATX_MNT_ID_UNIQUE;
+    const status =
+      typeof place === "number"
+        ? statx(place, "", AT_EMPTY_PATH, mask, found)
+        : statx(AT_FDCWD, place.path, place.follow ? 0 : AT_SYMLINK_NOFOLLOW, mask, found);
+    if (status !== 0) return undefined;
+    const view = new DataView(found.buffer);
+    const foundDevice = joinDevice(view.getUint32(136, true), view.getUint32(140, true));
+    if (String(foundDevice) !== device || String(view.getBigUint64(32, true)) !== inode) return undefined;
+    return (view.getUint32(0, true) & STATX_MNT_ID_UNIQUE) === 0 ? "" : `u${view.getBigUint64(144, true)}`;
+  }
+
+  #findFileSystem(place: PlaceToAsk): string {
+    const found = new Uint8Array(STATFS_BYTES);
+    const status =
+      typeof place === "number"
+        ? this.#functions.fstatfs(place, found)
+        : this.#functions.statfs(place.path, found);
+    if (status !== 0) return "";
+    const type = Number(new DataView(found.buffer).getBigUint64(0, true));
+    const { name } = kindOfType(type);
+    return `${name}:${this.#ownId(name, place, found.subarray(FSID_OFFSET, FSID_OFFSET + 8))}`;
+  }
+
+  /** The id that a file system gives itself. XFS and F2FS make theirs of the device's number, and keep a UUID. */
+  #ownId(name: string, place: PlaceToAsk, fsid: Uint8Array): string {
+    if (name === "xfs") return this.#readUuid(place, XFS_IOC_FSGEOMETRY_V1, 112, 64);
+    if (name === "f2fs") return this.#readUuid(place, FS_IOC_GETFSUUID, 17, 1);
+    return fsid.every((byte) => byte === 0) ? "" : toHex(fsid);
+  }
+
+  #readUuid(place: PlaceToAsk, request: number, lengthBytes: number, offset: number): string {
+    const found = new Uint8Array(lengthBytes);
+    const ask = (descriptor: number): boolean => this.#functions.ioctl(descriptor, request, found) === 0;
+    const isFound = typeof place === "number" ? ask(place) : withDescriptor(place, ask);
+    return isFound ? toHex(found.subarray(offset, offset + 16)) : "";
+  }
+}
+
+function withDescriptor(
+  { path, follow }: Exclude<PlaceToAsk, number>,
+  ask: (descriptor: number) => boolean,
+): boolean {
+  const { O_RDONLY, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
+  // Of a file that may not be read the file system stays without an id.
+  return quietly(() => {
+    const descriptor = openSync(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | (follow ? 0 : O_NOFOLLOW));
+    try {
+      return ask(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+  }, false);
+}
+
+/** Kinds that have a folder in /sys/fs for each mounted file system, made anew at each mount. */
+const SYSFS_FOLDERS: ReadonlyMap<string, { readonly folder: string; readonly byDevice: boolean }> = new Map([
+  ["ext", { folder: "/sys/fs/ext4", byDevice: true }],
+  ["xfs", { folder: "/sys/fs/xfs", byDevice: true }],
+  ["f2fs", { folder: "/sys/fs/f2fs", byDevice: true }],
+  ["btrfs", { folder: "/sys/fs/btrfs", byDevice: false }],
+  ["bcachefs", { folder: "/sys/fs/bcachefs", byDevice: false }],
+]);
+
+/**
+ * For kernels that don't number mountings: inodes in sysfs are never given twice. Where the folder can't be told from
+ * the device, all of that kind have to do: another one that is mounted meanwhile is a doubt more, and no harm.
+ */
+function mountBySysfs(fileSystem: string, device: string): string {
+  const [name = ""] = fileSystem.split(":", 1);
+  // What is in memory goes with its mounting.
+  if (name === "tmpfs") return "memory";
+  const place = SYSFS_FOLDERS.get(name);
+  if (place === undefined) return "";
+  return quietly(() => {
+    const names = place.byDevice
+      ? [basename(readlinkSync(folderOf(formatDeviceNumber(BigInt(device)))))]
+      : readdirSync(place.folder).sort();
+    const inodes = names.map((one) => statSync(`${place.folder}/${one}`, { bigint: true }).ino);
+    return `s${inodes.join("+")}`;
+  }, "");
+}
+
+function joinDevice(major: number, minor: number): bigint {
+  const [high, low] = [BigInt(major), BigInt(minor)];
+  return (
+    ((high & 0xfffff000n) << 32n) | ((high & 0xfffn) << 8n) | ((low & 0xffffff00n) << 12n) | (low & 0xffn)
+  );
+}
+
+function toHex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString("hex");
+}
