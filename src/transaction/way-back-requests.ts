@@ -41,9 +41,13 @@ export interface RollbackRequest {
   readonly to: string | undefined;
   /** Whether what was active goes, instead of being kept as a snapshot of its own. */
   readonly isDiscarding: boolean;
+  /** Absolute paths of new overlays. Those of other devices: named after image and snapshot, beside the image. */
+  readonly overlays?: readonly { readonly device: string; readonly file: string }[];
+  /** Of each volume that is made for one. Default: what the disk takes when all of it is written to. */
+  readonly volumeBytes?: number;
   /** Absolute: the folder that gets the files which the snapshot keeps beside. */
   readonly filesTo?: string | undefined;
-  /** Whether those may be written over files that are there. Default: no. */
+  /** Whether those may be written over files that are there, and overlays over what is on a block device. Default: no. */
   readonly overwrites?: boolean;
 }
 

@@ -106,6 +106,38 @@ loops.test(
   },
 );
 
+loops.test("a rollback gets a volume, or goes onto one that is named", async () => {
+  const { root, group, volumes, run, must } = await makeBench();
+  const content = (value: number): void => {
+    command("qemu-io", "-c", `read -P ${value} 1M 1M`, `${root}/devices/vda`);
+  };
+  await must("snapshot", "vda", "--name", "one", "--size", "2M");
+  command("qemu-io", "-c", "write -P 8 1M 1M", `${root}/devices/vda`);
+  expect((await must("rollback", "vda", "--to", "one", "--dry-run")).stdout).toContain("would be made by");
+  expect(readdirSync(volumes)).toEqual(["disk-after-one", "disk-after-one.tag"]);
+  const refused = await run("rollback", "vda", "--to", "one", "--size", "128k");
+  expect(refused.status).toBe(13);
+  expect(readdirSync(volumes)).toEqual(["disk-after-one", "disk-after-one.tag"]);
+  await must("rollback", "vda", "--to", "one", "--size", "3M");
+  expect(tell("blockdev", "--getsize64", `${group}/disk-after-one-2`).trim()).toBe(String(3 * 2 ** 20));
+  content(7);
+  await must("device", "provision", "vda", "--none");
+  const nowhere = await run("rollback", "vda", "--to", "2");
+  expect([nowhere.status, nowhere.stderr]).toEqual([
+    14,
+    expect.stringContaining("`imgtx rollback vda=FILE --to 2`"),
+  ]);
+  const named = attachLoop(`${root}/named`, SIZE_BYTES);
+  command("mkfs.ext4", "-q", named);
+  const used = await run("rollback", `vda=${named}`, "--to", "2");
+  expect([used.status, used.stderr]).toEqual([14, expect.stringContaining("--overwrite")]);
+  await must("rollback", `vda=${named}`, "--to", "2", "--overwrite");
+  content(8);
+  await must("rollback", "vda=back.qcow2", "--to", "one");
+  content(7);
+  await must("status", "--check");
+});
+
 loops.test(
   "a volume goes again where its snapshot is refused, and stays where it is not the transaction's",
   async () => {

@@ -36,6 +36,8 @@ export async function confirmOverwritten(
 
 function filesOverwritten(request: ActionRequest): readonly string[] {
   if ("dest" in request) return request.overwrite ? [request.dest, request.newSource] : [];
+  if ("overlays" in request)
+    return request.overwrites ? (request.overlays ?? []).map(({ file }) => file) : [];
   if (!("targets" in request)) return [];
   const isOfAll = "overwrite" in request && request.overwrite;
   return request.targets.flatMap((target) => {

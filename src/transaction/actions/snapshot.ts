@@ -17,7 +17,6 @@ import {
   checkOverlayIsEmpty,
   judgeFirstBitmap,
   type Qcow2ImagePlan,
-  shellQuote,
   writeImage,
 } from "../../format/index.ts";
 import { isDeviceAt } from "../images/devices.ts";
@@ -37,14 +36,15 @@ import { tellOfFences } from "./plan/fencing.ts";
 import {
   noteOnDepth,
   entryOn,
-  measureVolume,
   nameOverlay,
+  onPromised,
   type PlacedOverlay,
-  type PlannedOverlay,
   placeOverlay,
   planNewOverlay,
   targetExists,
   assertOverlayFormat,
+  type VolumeSize,
+  wantVolume,
 } from "./plan/new-overlay.ts";
 import type { PlannedVolume } from "../journal/index.ts";
 import type { Note } from "../notes.ts";
@@ -148,21 +148,17 @@ async function planVolumes(
   for (const target of targetsOf(request, context)) {
     const { device, file } = target;
     const entry = requireDevice(context.table, device);
-    const { provision: command } = entry;
-    if (!command || request.reuse) {
+    if (!entry.provision || request.reuse) {
       targets.push(target);
       continue;
     }
-    const name = file ?? (await nameOverlay(entry, request.name ?? null, taken, context));
+    const name = file ?? (await nameOverlay(entry, namingOf(request, device, taken), context));
     const path = await context.canonicalPath(name, device);
     targets.push({ ...target, file: path });
     taken.add(path);
-    if (await context.storage.statLink(path)) continue;
     const below = await context.openChain(entry.image, entry.format, device);
     const how = { relative: request.relative, options: request.overlay };
-    const { overlay } = await planNewOverlay(device, below, path, how, context);
-    const sizeBytes = request.volumeBytes ?? (await measureVolume(overlay, request.bitmap !== undefined));
-    volumes.push({ device, path, sizeBytes, command });
+    volumes.push(...(await wantVolume(entry, below, path, { ...how, ...sizeOf(request) }, context)));
   }
   return { volumes, request: { ...request, targets, isOfAll: false } };
 }
@@ -186,7 +182,7 @@ async function planTarget(
   const { device } = target;
   const entry = requireDevice(context.table, device);
   assertOverlayFormat(target.device, target.format);
-  const file = target.file ?? (await nameOverlay(entry, request.name ?? null, taken, context));
+  const file = target.file ?? (await nameOverlay(entry, namingOf(request, device, taken), context));
   const path = await context.canonicalPath(file, device);
   const below = await context.openChain(entry.image, entry.format, device);
   const there = await context.storage.statLink(path);
@@ -213,7 +209,7 @@ async function planTarget(
       await writeOverlay(newFile, planned.overlay, request),
   };
   const placed = promisedBy
-    ? await onPromised(planned, promisedBy, request, context)
+    ? await onPromised(planned, promisedBy, sizeOf(request), context)
     : await placeOverlay(planned, how, context);
   return {
     target,
@@ -232,18 +228,16 @@ async function planTarget(
   };
 }
 
-/** On a volume that would be made for it: what a dry run can say of that. */
-async function onPromised(
-  { overlay, toMake: { path: image }, chain }: PlannedOverlay,
-  command: readonly string[],
-  { volumeBytes, bitmap }: SnapshotRequest,
-  { isRehearsal }: PlanContext,
-): Promise<PlacedOverlay> {
-  if (!isRehearsal) throw new ImgtxError("E_NOT_FOUND", "the volume that was made for it is gone", { image });
-  const sizeBytes = volumeBytes ?? (await measureVolume(overlay, bitmap !== undefined));
-  const words = command.map(shellQuote).join(" ");
-  const notes: Note[] = [{ code: "volume to be made", image, sizeBytes, command: words }];
-  return { toMake: [], redo: [], volumes: [], chain, notes };
+function namingOf(
+  { name }: SnapshotRequest,
+  device: string,
+  taken: ReadonlySet<string>,
+): Parameters<typeof nameOverlay>[1] {
+  return { after: name ?? null, taken, naming: `snapshot ${device} FILE` };
+}
+
+function sizeOf({ volumeBytes, bitmap }: SnapshotRequest): VolumeSize {
+  return { volumeBytes, hasBitmap: bitmap !== undefined };
 }
 
 async function reuseTarget(reuse: {

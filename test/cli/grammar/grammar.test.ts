@@ -108,6 +108,16 @@ describe("an action becomes a request", () => {
   test.each([
     [["rollback"], { devices: [], to: undefined, isDiscarding: false }],
     [["rollback", "vda", "vdb", "--to", "mon"], { devices: ["vda", "vdb"], to: "mon", isDiscarding: false }],
+    [
+      ["rollback", "vda=a=b", "vdb", "--overwrite"],
+      {
+        devices: ["vda", "vdb"],
+        to: undefined,
+        isDiscarding: false,
+        overlays: [{ device: "vda", file: "/srv/guests/a=b" }],
+        overwrites: true,
+      },
+    ],
     [["rollback", "--to=12", "--discard"], { devices: [], to: "12", isDiscarding: true }],
   ])("%j goes back to %j", async (argv, request) => {
     expect((await requestOf(argv)).request).toEqual({ kind: "rollback", ...request });

@@ -32,7 +32,7 @@ import { alignUp } from "../../../units/index.ts";
 import type { FileStat } from "../../../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
-import { NOT_MADE_YET } from "../../journal/index.ts";
+import { NOT_MADE_YET, type PlannedVolume } from "../../journal/index.ts";
 import { assertQemuOpens } from "../../images/openable.ts";
 import { accessLike } from "../../images/access.ts";
 import { isDeviceAt, judgeVolume } from "../../images/devices.ts";
@@ -266,11 +266,18 @@ const DEVICE_NODES = /^\/dev\/(?!shm\/)/;
 
 const EXTENSION = /\.(?:qcow2?|raw|img|qed)$/i;
 
-/** `after`: what the overlay is named after, a snapshot's name; null: the time. A volume that is made has no ending. */
+interface HowToName {
+  /** What it is named after, a snapshot's name; null: the time. */
+  readonly after: string | null;
+  readonly taken: ReadonlySet<string>;
+  /** The command that says FILE for it, where it can be named after nothing. */
+  readonly naming: string;
+}
+
+/** A volume that is made has no ending. */
 export async function nameOverlay(
   { name: device, image, provision }: Pick<DeviceEntry, "name" | "image" | "provision">,
-  after: string | null,
-  taken: ReadonlySet<string>,
+  { after, taken, naming }: HowToName,
   { storage, madeHere }: Pick<PlanContext, "storage" | "madeHere">,
 ): Promise<string> {
   const folder = posix.dirname(image);
@@ -278,7 +285,7 @@ export async function nameOverlay(
     throw new ImgtxError("E_REFUSED", "beside a device node there is no place for an overlay", {
       device,
       image,
-      hint: `name its file: \`imgtx snapshot ${device} FILE\``,
+      hint: `name its file: \`imgtx ${naming}\``,
     });
   }
   const time = new Date(storage.host.now()).toISOString().replaceAll(/[-:]|\..*/g, "");
@@ -311,6 +318,40 @@ function cut(text: string, mostBytes: number): string {
   return end;
 }
 
+/** How large a volume is to be that is made for an overlay. */
+export interface VolumeSize {
+  /** Undefined: as an image of which all is written. */
+  readonly volumeBytes: number | undefined;
+  readonly hasBitmap: boolean;
+}
+
+/** The volume of that path, for an overlay over the chain, where a command makes such for the device and it is not there yet. */
+export async function wantVolume(
+  { name: device, provision: command }: Pick<DeviceEntry, "name" | "provision">,
+  below: Chain,
+  path: string,
+  { volumeBytes, hasBitmap, ...choice }: OverlayChoice & VolumeSize,
+  context: PlanContext,
+): Promise<readonly PlannedVolume[]> {
+  if (!command || (await context.storage.statLink(path))) return [];
+  const { overlay } = await planNewOverlay(device, below, path, choice, context);
+  return [{ device, path, sizeBytes: volumeBytes ?? (await measureVolume(overlay, hasBitmap)), command }];
+}
+
+/** On a volume that would be made for it: what a dry run can say of that. */
+export async function onPromised(
+  { overlay, toMake: { path: image }, chain }: PlannedOverlay,
+  command: readonly string[],
+  { volumeBytes, hasBitmap }: VolumeSize,
+  { isRehearsal }: Pick<PlanContext, "isRehearsal">,
+): Promise<PlacedOverlay> {
+  if (!isRehearsal) throw new ImgtxError("E_NOT_FOUND", "the volume that was made for it is gone", { image });
+  const sizeBytes = volumeBytes ?? (await measureVolume(overlay, hasBitmap));
+  const words = command.map(shellQuote).join(" ");
+  const notes: Note[] = [{ code: "volume to be made", image, sizeBytes, command: words }];
+  return { toMake: [], redo: [], volumes: [], chain, notes };
+}
+
 /** What provisioners count in, mostly. */
 const MIB = 2 ** 20;
 
@@ -319,7 +360,7 @@ const BYTES_FOR_A_BIT = 8 * 64 * 1024;
 const CLUSTERS_OF_A_BITMAP = 4;
 
 /** How large a volume has to be for an overlay that may come to hold all of its disk. */
-export async function measureVolume(
+async function measureVolume(
   { virtualSizeBytes, choices }: Pick<Qcow2ImagePlan, "virtualSizeBytes" | "choices">,
   hasBitmap: boolean,
 ): Promise<number> {

@@ -10,7 +10,6 @@ import {
   type DeviceTable,
   filesOfEntry,
   requireDevice,
-  requireSnapshot,
   type SealedDevice,
   type Snapshot,
   withDevices,
@@ -18,36 +17,54 @@ import {
 } from "../../../device/index.ts";
 import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import { type Chain, writeImage } from "../../../format/index.ts";
-import { readTime } from "../../../units/index.ts";
+import type { PlannedVolume } from "../../journal/index.ts";
 import type { Note } from "../../notes.ts";
+import { isDeviceAt } from "../../images/devices.ts";
+import type { ImageChange } from "../../images/redo.ts";
 import type { RollbackRequest } from "../../way-back-requests.ts";
-import { type Action, assertNamedOnce, type Plan, type PlanContext } from "../plan/action.ts";
+import {
+  type Action,
+  assertTargetsDiffer,
+  type Plan,
+  type PlanContext,
+  type VolumesWanted,
+} from "../plan/action.ts";
 import { chainEntriesOf, deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
-import { entryOn, noteOnDepth, planNewOverlay } from "../plan/new-overlay.ts";
-import { nameOverlay } from "../plan/new-overlay.ts";
+import {
+  entryOn,
+  noteOnDepth,
+  onPromised,
+  type PlacedOverlay,
+  type PlannedOverlay,
+  placeOverlay,
+  planNewOverlay,
+  targetExists,
+  wantVolume,
+} from "../plan/new-overlay.ts";
 import { assertNothingStandsOn } from "../plan/overlays-of.ts";
 import { planGivingBack } from "./give-back.ts";
+import { BEFORE, findPlace, findSealed, sayShort } from "./going-back.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
 import { withTimesLeft } from "./sealed-times.ts";
 
 export const rollback: Action<RollbackRequest> = {
   saying: { noun: "rollback", done: "rolled back", planned: "would be rolled back" },
-  async plan({ devices: named, to, isDiscarding, ...files }, context): Promise<Plan> {
-    assertNamedOnce(named);
-    const snapshot = await findSnapshot(named, to, context);
-    const kept = snapshot.devices.filter(({ device }) => named.length === 0 || named.includes(device));
-    const sealed = kept.filter(({ device }) => context.table.devices.some(({ name }) => name === device));
-    if (sealed.length === 0) throw keepsNone(snapshot, kept);
+  volumes: planVolumes,
+  async plan(request, context): Promise<Plan> {
+    const { isDiscarding, ...files } = request;
+    const { snapshot, kept, sealed } = await findSealed(request, context);
     const planned: Awaited<ReturnType<typeof planOne>>[] = [];
     const taken = new Set<string>();
     let { table } = context;
     for (const one of sealed) {
-      const device = await planOne(one, snapshot, context, { taken, isDiscarding, table });
-      taken.add(device.overlay.toMake.path);
+      const device = await planOne(one, snapshot, context, { taken, request, table });
+      taken.add(device.after.image);
       table = withDevices(table, [{ device: device.device, after: device.after }]);
       planned.push(device);
     }
+    assertTargetsDiffer(planned.map(({ device, after }) => ({ device, path: after.image })));
+    const made = planned.filter(({ placed }) => placed.toMake.length > 0);
     const left = isDiscarding ? [] : planned.filter(({ isThere }) => isThere).map(({ device }) => device);
     const [first] = planned;
     const back = await planGivingBack(
@@ -76,27 +93,46 @@ export const rollback: Action<RollbackRequest> = {
       })),
       changes: planned.map(({ device, after }) => ({ device, after })),
       allowPaths: [],
-      filesToMake: [...planned.map(({ overlay }) => overlay.toMake), ...back.toMake],
+      filesToMake: [...made.flatMap(({ placed }) => placed.toMake), ...back.toMake],
       async fillFiles(files) {
         for (const [index, file] of files.entries()) {
-          const plan = planned[index]?.overlay.overlay;
+          const plan = made[index]?.overlay.overlay;
           if (plan) await writeImage({ file }, plan);
         }
-        await back.fill(files.slice(planned.length));
+        await back.fill(files.slice(made.length));
       },
-      redo: back.redo,
+      redo: [...planned.flatMap(({ placed }) => placed.redo), ...back.redo],
       removes: planned.flatMap(({ removes }) => removes),
       chains: [...planned, back].flatMap(({ chains }) => chains),
     };
   },
 };
 
-const BEFORE = "before rollback to ";
-
-/** By which it is called: one that a rollback made by its number, or names would grow with each. */
-function sayShort({ number, name }: Pick<Snapshot, "number" | "name">): string {
-  return name === null || name.startsWith(BEFORE) ? String(number) : name;
+/** A volume for each device that has a provisioner, of which the overlay is not there. */
+async function planVolumes(
+  request: RollbackRequest,
+  context: PlanContext,
+): Promise<VolumesWanted | undefined> {
+  const { snapshot, sealed } = await findSealed(request, context);
+  const { overlays: named = [] } = request;
+  const overlays = [...named];
+  const volumes: PlannedVolume[] = [];
+  for (const one of sealed) {
+    const { device } = one;
+    const before = requireDevice(context.table, device);
+    if (!before.provision) continue;
+    const { chain, path } = await findPlace(one, snapshot, context, {
+      taken: new Set(overlays.map(({ file }) => file)),
+      request,
+    });
+    if (named.every((other) => other.device !== device)) overlays.push({ device, file: path });
+    const size = { volumeBytes: request.volumeBytes, hasBitmap: false };
+    volumes.push(...(await wantVolume(before, chain, path, { ...PLAIN, ...size }, context)));
+  }
+  return { volumes, request: { ...request, overlays } };
 }
+
+const PLAIN = { relative: undefined, options: {} };
 
 function freeName({ snapshots }: DeviceTable, name: string): string {
   const taken = new Set(snapshots.map((ref) => ref.name));
@@ -107,71 +143,25 @@ function freeName({ snapshots }: DeviceTable, name: string): string {
   }
 }
 
-/** The one that is named, by name, number or time; else the newest that keeps one of the devices. */
-async function findSnapshot(
-  named: readonly string[],
-  to: string | undefined,
-  context: PlanContext,
-): Promise<Snapshot> {
-  const { table, snapshots } = context;
-  for (const device of named) requireDevice(table, device);
-  const until = to === undefined || isKnown(table, to) ? undefined : readTime(to);
-  if (to !== undefined && until === undefined) {
-    const snapshot = await snapshots.read(requireSnapshot(table, to));
-    const missing = named.find((name) => snapshot.devices.every(({ device }) => device !== name));
-    if (missing !== undefined) throw keepsNot(snapshot, missing);
-    return snapshot;
-  }
-  const wanted = named.length === 0 ? table.devices.map(({ name }) => name) : named;
-  // Not by halves: where the clock was set back, they do not stand in the order of their times.
-  for (const ref of table.snapshots.toReversed()) {
-    const snapshot = await snapshots.read(ref);
-    if (until !== undefined && Date.parse(snapshot.created) > until) continue;
-    if (snapshot.devices.some(({ device }) => wanted.includes(device))) {
-      const missing = named.find((name) => snapshot.devices.every(({ device }) => device !== name));
-      if (missing !== undefined) throw keepsNot(snapshot, missing);
-      return snapshot;
-    }
-  }
-  throw new ImgtxError(
-    "E_NOT_FOUND",
-    to === undefined
-      ? "no snapshot keeps any of the devices"
-      : `no snapshot of the devices is as old as ${to}`,
-    { hint: "`imgtx snapshot-list` lists them" },
-  );
-}
-
-function isKnown({ snapshots }: DeviceTable, wanted: string): boolean {
-  return snapshots.some(({ number, name }) => name === wanted || String(number) === wanted);
-}
-
 async function planOne(
-  { device, ...sealed }: SealedDevice,
+  sealed: SealedDevice,
   snapshot: Snapshot,
   context: PlanContext,
   how: {
     readonly taken: ReadonlySet<string>;
-    readonly isDiscarding: boolean;
+    readonly request: RollbackRequest;
     /** With those that go back before this one. */
     readonly table: DeviceTable;
   },
 ) {
+  const { device } = sealed;
+  const { isDiscarding } = how.request;
   const before = requireDevice(context.table, device);
   assertNotFrozen(before, "going back would move it to another image");
-  const kept = await context.snapshots.chainOf(snapshot, device);
-  const [top] = kept;
-  if (!top) throw new Error("a sealed device has an image");
-  const chain = await context.openChain(top.image, top.format, device, sealed.trusted);
+  const { kept, top, chain, path } = await findPlace(sealed, snapshot, context, how);
   const doubts = judgeSealed(device, snapshot, await withTimesLeft(kept, context), chain);
-  const path = await nameOverlay({ name: device, image: top.image }, sayShort(snapshot), how.taken, context);
-  const overlay = await planNewOverlay(
-    device,
-    chain,
-    await context.canonicalPath(path, device),
-    { relative: undefined, options: {} },
-    { ...context, table: how.table },
-  );
+  const overlay = await planNewOverlay(device, chain, path, PLAIN, { ...context, table: how.table });
+  const placed = await placeBack(before, overlay, chain, how.request, context);
   const marks = new Map(
     kept.map(({ image, sealedBy, isMade }) => [
       image,
@@ -181,11 +171,11 @@ async function planOne(
   const entry = withTrusted(deviceEntryOf(device, chain, before), sealed.trusted ?? []);
   const after = entryOn(entry, {
     ...overlay,
-    chain: overlay.chain.map((one) => ({ ...one, ...marks.get(one.image) })),
+    chain: placed.chain.map((one) => ({ ...one, ...marks.get(one.image) })),
   });
   // Where what the device leaves can't be opened, going back is the way out.
   const present = await unlessItFails(() => context.openChain(before.image, before.format, device));
-  const removes = how.isDiscarding && present ? await findDiscarded(before, present, context) : [];
+  const removes = isDiscarding && present ? await findDiscarded(before, present, context) : [];
   const files = [
     { path: after.image, change: "create" as const },
     ...removes.map((file) => ({ path: file, change: "remove" as const })),
@@ -193,10 +183,11 @@ async function planOne(
   return {
     device,
     overlay,
+    placed,
     after,
     removes,
     isThere: present !== undefined,
-    chains: [{ device, chain }, ...(present ? [{ device, chain: present }] : [])],
+    chains: [chain, ...(present ? [present] : []), ...placed.volumes].map((one) => ({ device, chain: one })),
     report: {
       kind: "rollback" as const,
       device,
@@ -206,15 +197,35 @@ async function planOne(
       files,
       notes: [
         { code: "back to a snapshot", number: snapshot.number, image: top.image } as const,
-        ...(present && removes.length === 0 && how.isDiscarding
+        ...(present && removes.length === 0 && isDiscarding
           ? [{ code: "image left", image: before.image } as const]
           : []),
         ...notesOnMirrorLeft(before),
         ...doubts,
         ...noteOnDepth(device, chain),
+        ...placed.notes,
       ],
     },
   };
+}
+
+/** In a new file, or on a block device: one that is there, or that a command has made, or would make. */
+async function placeBack(
+  { name: device, provision }: DeviceEntry,
+  planned: PlannedOverlay,
+  below: Chain,
+  { overwrites = false, volumeBytes }: RollbackRequest,
+  context: PlanContext,
+): Promise<PlacedOverlay> {
+  const { path } = planned.toMake;
+  const there = await context.storage.statLink(path);
+  if (!there && provision)
+    return await onPromised(planned, provision, { volumeBytes, hasBitmap: false }, context);
+  if (there && !(await isDeviceAt(context.storage, path))) throw targetExists(device, path, there, "");
+  const write = async (file: Parameters<ImageChange["write"]>[0]): Promise<void> => {
+    await writeImage({ file }, planned.overlay);
+  };
+  return await placeOverlay(planned, { device, below, isOverwriting: overwrites, write }, context);
 }
 
 /** The files of the layer that is left: only what imgtx made goes, and only where nobody needs it. */
@@ -278,14 +289,6 @@ function judgeSealed(
   );
 }
 
-function keepsNot(snapshot: Snapshot, device: string): ImgtxError {
-  const names = snapshot.devices.map((one) => one.device).join(", ");
-  return new ImgtxError("E_REFUSED", `snapshot ${sayShort(snapshot)} does not keep '${device}'`, {
-    device,
-    hint: `it keeps ${names}; \`imgtx snapshot-list ${device}\` lists those that keep '${device}'`,
-  });
-}
-
 /** On those that are in the table no more, and stay out of it. */
 function notesOnGone(
   { number }: Snapshot,
@@ -300,12 +303,4 @@ function notesOnGone(
       number,
       image: top?.image ?? "",
     }));
-}
-
-function keepsNone(snapshot: Snapshot, kept: readonly SealedDevice[]): ImgtxError {
-  return new ImgtxError(
-    "E_REFUSED",
-    `no device that snapshot ${sayShort(snapshot)} keeps is in the table any more: ${kept.map(({ device }) => device).join(", ")}`,
-    { hint: "add it again with `imgtx device add NAME FILE`, and go back then" },
-  );
 }
