@@ -57,7 +57,7 @@ const withPackagesApart: Plugin = {
 const withoutImg: Plugin = {
   name: "without-img",
   setup(build) {
-    build.onResolve({ filter: /^(\.\/img|\.)\/[a-z-]+\.ts$/ }, ({ kind, path, importer }) =>
+    build.onResolve({ filter: /^\.\/(img|commands)\/[a-z-]+\.ts$/ }, ({ kind, path, importer }) =>
       kind === "dynamic-import" && (path.startsWith("./img/") || importer.endsWith("/src/cli/img/table.ts"))
         ? { path, namespace: "img" }
         : undefined,

@@ -3,8 +3,8 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { AMENDABLE, readAmendment } from "../img/amendment.ts";
-import { parseOptionLists } from "../img/option-list.ts";
+import { AMENDABLE, readAmendment } from "../img/commands/amendment.ts";
+import { parseOptionLists } from "../img/grammar/option-list.ts";
 import { asUsage } from "./image-options.ts";
 
 export const amend: ActionCommand = {

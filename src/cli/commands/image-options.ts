@@ -4,9 +4,9 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { CreateOptions, ImageFormat } from "../../format/index.ts";
 import type { OptionDefinition } from "../grammar/definition.ts";
 import type { CommandInput } from "../grammar/input.ts";
-import { readCreateOptions, toCreateOptions } from "../img/create-options.ts";
-import { LINE_BREAK } from "../img/messages.ts";
-import { parseOptionLists } from "../img/option-list.ts";
+import { readCreateOptions, toCreateOptions } from "../img/grammar/create-options.ts";
+import { LINE_BREAK } from "../img/grammar/messages.ts";
+import { parseOptionLists } from "../img/grammar/option-list.ts";
 
 export const IMAGE_OPTIONS: OptionDefinition = {
   short: "o",

@@ -4,7 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { DeviceSnapshots, InternalSnapshotRequest } from "../../transaction/index.ts";
 import type { ActionCommand, CommandDefinition, PlainCommand } from "../grammar/definition.ts";
 import { CHANGING_EXITS, READING_EXITS } from "../grammar/exit-status.ts";
-import { drawSnapshotList, snapshotData } from "../img/snapshot-list.ts";
+import { drawSnapshotList, snapshotData } from "../img/output/snapshot-list.ts";
 import { openToRead } from "../invocation.ts";
 import { withSchema } from "../render/json.ts";
 import type { Drawing } from "../report.ts";

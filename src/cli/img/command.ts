@@ -3,10 +3,10 @@
 import type { CliContext } from "../context.ts";
 import type { GateOptions } from "../../format/index.ts";
 import type { CommandDefinition } from "../grammar/definition.ts";
-import type { ImgConsole } from "./console.ts";
-import type { ImgInput } from "./input.ts";
-import type { GivenName, ProgramName } from "./messages.ts";
-import type { QemuVersion } from "./qemu-version.ts";
+import type { ImgConsole } from "./output/console.ts";
+import type { ImgInput } from "./grammar/input.ts";
+import type { GivenName, ProgramName } from "./grammar/messages.ts";
+import type { QemuVersion } from "./grammar/qemu-version.ts";
 
 export interface ImgCommand {
   readonly kind: "img";

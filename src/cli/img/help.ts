@@ -4,9 +4,9 @@
 import { type CommandDefinition, type OptionDefinition, spellings } from "../grammar/definition.ts";
 import { wrap, wrapWords } from "../render/layout.ts";
 import { version } from "../version.ts";
-import type { MessageForm } from "./messages.ts";
-import { FORMAT_WORDS, HELP_OPTION, STANDARD_OPTIONS } from "./options.ts";
-import { spokenVersion } from "./qemu-version.ts";
+import type { MessageForm } from "./grammar/messages.ts";
+import { FORMAT_WORDS, HELP_OPTION, STANDARD_OPTIONS } from "./grammar/options.ts";
+import { spokenVersion } from "./grammar/qemu-version.ts";
 import { IMG_TABLE } from "./table.ts";
 
 const WIDTH = 76;

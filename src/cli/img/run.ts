@@ -9,9 +9,9 @@ import { absolutePath, adviseOnFolder, namesFolder } from "../grammar/path.ts";
 import { watchInterrupts } from "../interrupts.ts";
 import { describeBuild, version } from "../version.ts";
 import type { ImgCommand, ImgInvocation } from "./command.ts";
-import { ImgConsole } from "./console.ts";
-import { OWN_OPTIONS, type ParsedWords, parseWords } from "./getopt.ts";
-import { ImgInput } from "./input.ts";
+import { ImgConsole } from "./output/console.ts";
+import { OWN_OPTIONS, type ParsedWords, parseWords } from "./grammar/getopt.ts";
+import { ImgInput } from "./grammar/input.ts";
 import {
   failure,
   type GivenName,
@@ -19,9 +19,15 @@ import {
   type ProgramName,
   statusOf,
   usageError,
-} from "./messages.ts";
-import { OLDEST, QEMU_VERSION, type QemuVersion, readQemuVersion, spokenVersion } from "./qemu-version.ts";
-import { HELP_OPTION, STANDARD_OPTIONS } from "./options.ts";
+} from "./grammar/messages.ts";
+import {
+  OLDEST,
+  QEMU_VERSION,
+  type QemuVersion,
+  readQemuVersion,
+  spokenVersion,
+} from "./grammar/qemu-version.ts";
+import { HELP_OPTION, STANDARD_OPTIONS } from "./grammar/options.ts";
 import { findImgRow } from "./table.ts";
 
 /** What was said before `img`. */

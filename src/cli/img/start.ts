@@ -7,7 +7,7 @@ import { inheritedAllowPaths } from "../grammar/allow-path.ts";
 import { optionFlag } from "../grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
 import { inheritedSafeWorkspaces, inheritedWorkspace, type Settings } from "../settings.ts";
-import { QEMU_VERSION, qemuVersionOption } from "./qemu-version.ts";
+import { QEMU_VERSION, qemuVersionOption } from "./grammar/qemu-version.ts";
 import type { ImgSettings } from "./run.ts";
 
 /** The exit status, or undefined where it is no command line of `imgtx img`. */
