@@ -2,10 +2,12 @@
 // drawn from printable data only, so that no drawing function can forget to escape a name.
 
 import { ImgtxError } from "../errors/index.ts";
+import { withWorkspaceNamed } from "../format/index.ts";
 import type { RecoveryNote } from "../transaction/index.ts";
 import type { CliContext, WriteFailure } from "./context.ts";
 import { makeCanvas, type Canvas } from "./render/canvas.ts";
 import { drawError } from "./render/error.ts";
+import { hintOf } from "./render/hint.ts";
 import { errorJson, withSchema } from "./render/json.ts";
 import { printable, printableData, printableJson } from "./render/printable.ts";
 import { startSpinner, type Spinner } from "./render/spinner.ts";
@@ -15,6 +17,8 @@ export interface ReportOptions {
   readonly quiet: boolean;
   readonly verbose: boolean;
   readonly refusesColor: boolean;
+  /** The workspace that the command line names, which commands of hints have to name as well. */
+  readonly givenWorkspace?: string | undefined;
 }
 
 export interface Drawing<T> {
@@ -92,7 +96,7 @@ export class Report {
     this.#keepWhatStands(data, drawing);
     const { stdout } = this.#context;
     if (this.#options.json) stdout.write(`${printableJson(drawing.json(data), 2)}\n`);
-    else stdout.write(linesOf(drawing.text(printableData(data), this.#out)));
+    else stdout.write(this.#pasteable(linesOf(drawing.text(printableData(data), this.#out))));
   }
 
   /** What was asked for as JSON, whatever the form of other results. */
@@ -114,7 +118,7 @@ export class Report {
     const { stderr } = this.#context;
     if (this.#options.quiet) return;
     if (this.#options.json) stderr.write(`${printableJson(drawing.json(data))}\n`);
-    else stderr.write(linesOf(drawing.text(printableData(data), this.#err)));
+    else stderr.write(this.#pasteable(linesOf(drawing.text(printableData(data), this.#err))));
   }
 
   /** Why the results could not be written, for a command to which a reader that went away matters too. */
@@ -156,7 +160,8 @@ export class Report {
   }
 
   /** A line on stderr, printed under --quiet too; a JSON object there under --json. */
-  notice(text: string): void {
+  notice(line: string): void {
+    const text = this.#pasteable(line);
     this.#toStderr(withSchema({ notice: text }), `imgtx: ${printable(text)}`);
   }
 
@@ -165,11 +170,9 @@ export class Report {
     if (!this.#options.json && !this.#options.quiet) this.notice(text);
   }
 
-  recovery(note: RecoveryNote): void {
-    this.#toStderr(
-      withSchema({ recovered: { transaction: note.transaction, did: note.did, text: note.text } }),
-      `imgtx: ${printable(note.text)}`,
-    );
+  recovery({ transaction, did, text: line }: RecoveryNote): void {
+    const text = this.#pasteable(line);
+    this.#toStderr(withSchema({ recovered: { transaction, did, text } }), `imgtx: ${printable(text)}`);
   }
 
   /** The answer of who sits at the terminal; undefined where nobody does. */
@@ -198,12 +201,22 @@ export class Report {
   }
 
   /** Prints an error and returns the exit status for it. */
-  failure(error: unknown): number {
+  failure(found: unknown): number {
     this.stopWaiting();
+    const hint = found instanceof ImgtxError ? hintOf(found) : undefined;
+    const error =
+      found instanceof ImgtxError && hint !== undefined
+        ? found.reworded(found.message, { hint: this.#pasteable(hint), cause: found.cause })
+        : found;
     const { stderr } = this.#context;
     if (this.#options.json) stderr.write(`${printableJson(errorJson(error))}\n`);
     else stderr.write(linesOf(drawError(error, this.#err, this.#options.verbose)));
     return error instanceof ImgtxError ? error.exitCode : 1;
+  }
+
+  #pasteable(text: string): string {
+    const { givenWorkspace } = this.#options;
+    return givenWorkspace === undefined ? text : withWorkspaceNamed(text, givenWorkspace);
   }
 
   #keepWhatStands<T>(data: T, { stands }: Drawing<T>): void {

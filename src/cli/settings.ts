@@ -14,6 +14,8 @@ export interface Settings {
   readonly json: boolean;
   /** Absolute; undefined: searched upwards from the current folder. */
   readonly workspace: string | undefined;
+  /** Of this command line only: whoever pastes a command of a hint has to name it again. */
+  readonly givenWorkspace: string | undefined;
   readonly quiet: boolean;
   /** How far long work is, as JSON on stderr. */
   readonly tellsProgress: boolean;
@@ -51,6 +53,7 @@ export function readSettings(
     return typeof value === "string" ? value : undefined;
   };
   const workspace = text("--workspace");
+  const givenWorkspace = workspace === undefined ? undefined : absolutePath(cwd, workspace);
   if (workspace === "") throw new ImgtxError("E_USAGE", "--workspace: the folder's name is empty");
   const givenTransaction = text("--txn");
   if (givenTransaction === "") throw new ImgtxError("E_USAGE", "--txn: the id is empty");
@@ -58,7 +61,8 @@ export function readSettings(
   const givenAllowPaths = readAllowPaths(typeof given === "object" ? given : [], cwd);
   return {
     json: values.get("--json") === true || text("--output") === "json",
-    workspace: workspace === undefined ? inheritedWorkspace(context) : absolutePath(cwd, workspace),
+    workspace: givenWorkspace ?? inheritedWorkspace(context),
+    givenWorkspace,
     quiet: values.get("--quiet") === true,
     yes: values.get("--yes") === true,
     tellsProgress: text("--progress") === "json",

@@ -172,7 +172,7 @@ export type { SnapshotChoice } from "./qcow2/read/qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check/check-findings.ts";
 export type { SnapshotEntry } from "./qcow2/codec/snapshot-table.ts";
 export { canChangeNames, canOpen } from "./chain/owner-access.ts";
-export { howToFindNames, quoteName, shellQuote } from "./quote-name.ts";
+export { howToFindNames, quoteName, shellQuote, withWorkspaceNamed } from "./quote-name.ts";
 export { findCutOffImages, requireOpenable } from "./open/require-openable.ts";
 export { tidyCutOff, tidyPartial } from "./qcow2/change/tidy-partial.ts";
 export { measureStrips } from "./read/strips.ts";

@@ -40,6 +40,14 @@ function octalEscapes(character: string): string {
     .join("");
 }
 
+// Not those of files, which are for no workspace, nor those that name one already.
+const COMMAND_OF_A_WORKSPACE = /`imgtx (?!-|(?:img|init|help|completion)\b)/g;
+
+/** The text with the workspace named in its commands that are for one: as they work from any folder. */
+export function withWorkspaceNamed(text: string, root: string): string {
+  return text.replaceAll(COMMAND_OF_A_WORKSPACE, (start) => `${start}--workspace ${shellQuote(root)} `);
+}
+
 /** The command that lists all names of a file, for a hint. */
 export function howToFindNames(file: string): string {
   return `\`find "$(stat -c %m ${shellQuote(file)})" -xdev -samefile ${shellQuote(file)}\``;

@@ -206,6 +206,25 @@ describe("a transaction that recovery can't end", () => {
   );
 });
 
+test("who names the workspace gets it named in what he may paste", async () => {
+  const desk = await makeDesk();
+  const cwd = makeFolder();
+  const away = async (line: string): Promise<Result> => await runCli(line.split(" "), { cwd });
+  const named = `--workspace ${desk.cwd}`;
+  const frozen = await away(`${named} freeze vda`);
+  expect(frozen.stdout).toContain(`\`imgtx ${named} unfreeze vda\` takes it back`);
+  const refusals = [await away(`${named} resize vda 1M`), await away(`img resize ${desk.at("a.qcow2")} 1M`)];
+  expect(refusals.map(({ stderr }) => [...stderr.matchAll(/`imgtx ([^`]+)`/g)].at(-1)?.[1])).toEqual([
+    `${named} unfreeze vda`,
+    `${named} unfreeze vda`,
+  ]);
+  expect((await desk.imgtx("resize vda 1M")).stderr).toContain("hint: `imgtx unfreeze vda`");
+  const asJson = await away(`${named} resize vda 1M --json`);
+  expect(JSON.parse(asJson.stderr)).toMatchObject({
+    error: { hint: expect.stringContaining(`imgtx ${named} unfreeze vda`) as string },
+  });
+});
+
 describe("a frozen device whose image is lost", () => {
   test.each([
     ["is removed", "device remove vda"],

@@ -15,7 +15,13 @@ import {
   workspaceAt,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { type Beside, besideCandidates, canOpen, findBeside, shellQuote } from "../../format/index.ts";
+import {
+  type Beside,
+  besideCandidates,
+  canOpen,
+  findBeside,
+  withWorkspaceNamed,
+} from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { readJournals } from "../journal/index.ts";
 import type { RecoveryNote } from "../request.ts";
@@ -71,7 +77,8 @@ async function settle(storage: Storage, beside: Beside, options: SettleOptions):
     await unmakeUnlessReadOnly(place);
     return NOTHING;
   }
-  const notes = (await recover(workspace, options)).flatMap((note) => saidOf(beside, note));
+  const found = await recover(workspace, options);
+  const notes = found.flatMap((note) => saidOf(beside, note));
   if (await isEmpty()) {
     await unmakeUnlessReadOnly(workspace);
     return { notes };
@@ -83,9 +90,9 @@ async function settle(storage: Storage, beside: Beside, options: SettleOptions):
     const patient = { ...options, caller: "recover", needsImage: false } as const;
     const again = await settle(storage, beside, patient);
     // In a copy that says nothing more.
-    return again.amid && again.notes.length === 0 ? { notes, amid: amid(beside, notes) } : again;
+    return again.amid && again.notes.length === 0 ? { notes, amid: amid(beside, found) } : again;
   }
-  return isAmid ? { notes, amid: amid(beside, notes) } : { notes };
+  return isAmid ? { notes, amid: amid(beside, found) } : { notes };
 }
 
 /** The same beside each image of a workspace's devices, for who opens it. What is not for the caller to do is told. */
@@ -140,9 +147,9 @@ async function mayHaveChanged(storage: Storage, ownerId: number, image: string):
 }
 
 /** Nobody looks at its view; and what waits there waits for no device of a workspace that the caller knows. */
-function saidOf({ image }: Beside, { did, text }: RecoveryNote): RecoveryNote[] {
+function saidOf({ image, folder }: Beside, { did, text }: RecoveryNote): RecoveryNote[] {
   if (did === "view" || did === "mended") return [];
-  return [{ transaction: null, did, text: `beside '${image}': ${text}` }];
+  return [{ transaction: null, did, text: `beside '${image}': ${withWorkspaceNamed(text, folder)}` }];
 }
 
 async function unmakeUnlessReadOnly(workspace: Workspace): Promise<void> {
@@ -155,10 +162,12 @@ async function unmakeUnlessReadOnly(workspace: Workspace): Promise<void> {
   }
 }
 
-function amid({ image, folder }: Beside, notes: readonly RecoveryNote[]): ImgtxError {
-  const why = notes.find(({ did }) => did === "waiting" || did === "reported")?.text ?? "it is busy";
+function amid({ image, folder }: Beside, found: readonly RecoveryNote[]): ImgtxError {
+  const note = found.find(({ did }) => did === "waiting" || did === "reported");
+  const why = withWorkspaceNamed(note?.obstacle?.why ?? note?.text ?? "it is busy", folder);
+  const hint = note?.obstacle?.hint ?? "`imgtx recover` ends it, or says why it can't";
   return new ImgtxError("E_TRANSACTION", `an interrupted command has changed it by half: ${why}`, {
     image,
-    hint: `its journal is in the workspace ${shellQuote(folder)}: name that with --workspace`,
+    hint: withWorkspaceNamed(hint, folder),
   });
 }

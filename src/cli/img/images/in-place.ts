@@ -12,6 +12,7 @@ import {
   type OpenedImage,
   placeOfImage,
   shellQuote,
+  withWorkspaceNamed,
 } from "../../../format/index.ts";
 import type { ActionRequest, RunOptions } from "../../../transaction/index.ts";
 import type { Engine, Session } from "../../engine.ts";
@@ -115,7 +116,10 @@ export async function changeImage(
     await engine.runActions(session, requests, { ...runOptions(invocation), onRequest });
   } catch (error) {
     await close().catch((cause: unknown) => invocation.console.error(sayLeft(session.root, cause)));
-    const told = owner === undefined ? inItsWorkspace(error, session.root, place, engine) : error;
+    const told =
+      owner === undefined
+        ? inItsWorkspace(error, session.root, place, engine)
+        : inWorkspaceOf(error, owner.root, context.cwd);
     const isLock = told instanceof ImgtxError && told.lock !== undefined;
     throw isLock ? await explained(invocation, place.operand, () => Promise.reject(told)) : told;
   }
@@ -210,6 +214,12 @@ function runOptions(invocation: ImgInvocation): RunOptions {
   };
 }
 
+/** The device's workspace is found from its image, also by who is elsewhere. */
+function inWorkspaceOf(error: unknown, root: string, cwd: string): unknown {
+  if (!(error instanceof ImgtxError) || error.hint === undefined || cwd === root) return error;
+  return error.reworded(error.message, { hint: withWorkspaceNamed(error.hint, root) });
+}
+
 /**
  * The ways out are commands in the workspace beside the image, which nobody finds from where he is. Who may write to the
  * image and not to its folder is told why that matters.
@@ -225,11 +235,9 @@ function inItsWorkspace(
     return error.reworded(`the journal of a change lies beside the image: ${error.message}`);
   }
   if (error.hint === undefined) return error;
-  const named = `\`imgtx --workspace ${shellQuote(root)} `;
   const byFile = `\`imgtx img resize ${shellQuote(operand)} `;
   const hint = error.hint
-    .replaceAll(/`imgtx (?=recover|txn)/g, named)
-    .replaceAll(`\`imgtx resize ${IMAGE_DEVICE} `, byFile)
+    .replaceAll(`\`imgtx resize ${IMAGE_DEVICE} `, () => byFile)
     .replaceAll(IMAGE_DEVICE, "DEV");
-  return error.reworded(error.message, { hint });
+  return error.reworded(error.message, { hint: withWorkspaceNamed(hint, root) });
 }

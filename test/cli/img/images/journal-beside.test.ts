@@ -250,6 +250,20 @@ describe("what an interrupted command left beside an image", () => {
     expect(readdirSync(at("moved"))).toEqual(["old.qcow2"]);
   });
 
+  test("gives a hint that works from any folder where it waits", async () => {
+    await dies("snapshot -c one old.qcow2", amid("old.qcow2"));
+    const changed = readFileSync(at("old.qcow2"));
+    changed[80] = 1;
+    writeFileSync(at("old.qcow2"), changed);
+    const { status, stderr } = await img("check old.qcow2");
+    expect(status).toBe(1);
+    const [, wayOut = "nothing"] =
+      /hint: `imgtx (--workspace \S+ txn commit --force \S+)`/.exec(stderr) ?? [];
+    expect(await imgtx(wayOut.replace("FOLDER", folder), makeFolder())).toMatchObject({ status: 0 });
+    expect(readdirSync(folder).filter((each) => each.endsWith(".imgtx"))).toHaveLength(1);
+    expect(await img("info old.qcow2")).toMatchObject({ status: 0, stderr: "" });
+  });
+
   test("is told, and not acted on, in a copy of the folder", async () => {
     await dies("snapshot -c one old.qcow2", amid("old.qcow2"));
     const copy = makeFolder();
