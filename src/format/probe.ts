@@ -45,7 +45,6 @@ const HEAD_SIGNATURES: readonly Signature[] = [
 
 const TAIL_SIGNATURES: readonly Signature[] = [signature("vpc", 0, "conectix"), signature("dmg", 0, "koly")];
 
-const QCOW_MAGIC: Signature = signature("qcow2", 0, [0x51, 0x46, 0x49, 0xfb]);
 const VMDK_DESCRIPTOR = /^(?:#[^\n]*\n|\s)*# *disk descriptorfile/i;
 
 /**
@@ -65,14 +64,14 @@ export function probeFormat(
 
 /** Whether the file starts as qcow and qcow2 images of any version do. */
 export function hasQcowMagic(head: Uint8Array): boolean {
-  return matches(head, QCOW_MAGIC);
+  return head[0] === 0x51 && head[1] === 0x46 && head[2] === 0x49 && head[3] === 0xfb;
 }
 
 // qcow and qcow2 share their magic; the version after it tells them apart.
 function probeQcowVersion(head: Uint8Array): ProbedFormat | undefined {
-  const version = [4, 5, 6, 7].reduce((value, at) => value * 256 + (head[at] ?? 0), 0);
-  if (version === 0) return undefined;
-  return version === 1 ? "qcow" : "qcow2";
+  const [high, low] = [(head[4] ?? 0) + (head[5] ?? 0) + (head[6] ?? 0), head[7] ?? 0];
+  if (high === 0 && low === 0) return undefined;
+  return high === 0 && low === 1 ? "qcow" : "qcow2";
 }
 
 function matches(bytes: Uint8Array, candidate: Signature): boolean {

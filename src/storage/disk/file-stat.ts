@@ -10,7 +10,14 @@ import type { FileStat } from "../storage.ts";
 
 /** stat counts allocated space in these, whatever the file system's blocks are. */
 const STAT_BLOCK_BYTES = 512n;
-const PERMISSION_BITS = 0o7777n;
+const PERMISSION_BITS = 0o7777;
+/** S_IFMT of <sys/stat.h>, and what it is of the kinds that have a name here. */
+const KIND_BITS = 0o170000;
+const KINDS: Readonly<Record<number, FileStat["kind"]>> = {
+  0o100000: "file",
+  0o040000: "folder",
+  0o120000: "symlink",
+};
 
 /** What a stat alone does not tell. */
 export interface StatAround {
@@ -31,8 +38,9 @@ export function describeStat(path: string, stats: BigIntStats, around: StatAroun
   };
   let found: FilePlace | undefined;
   const place = (): FilePlace => (found ??= around.findPlace(fileSystem, inode));
+  const mode = Number(stats.mode);
   return {
-    kind: kindOf(stats),
+    kind: KINDS[mode & KIND_BITS] ?? "other",
     sizeBytes: exactly(path, stats.size),
     allocatedBytes: exactly(path, stats.blocks * STAT_BLOCK_BYTES),
     fileSystem,
@@ -47,7 +55,7 @@ export function describeStat(path: string, stats: BigIntStats, around: StatAroun
     get bootId() {
       return around.bootId();
     },
-    mode: Number(stats.mode & PERMISSION_BITS),
+    mode: mode & PERMISSION_BITS,
     ownerId: Number(stats.uid),
     groupId: Number(stats.gid),
     modifiedNs: String(stats.mtimeNs),
@@ -73,7 +81,7 @@ function describeDevice(path: string, stats: BigIntStats, around: StatAround): F
       return around.bootId();
     },
     names: Number(stats.nlink),
-    mode: Number(stats.mode & PERMISSION_BITS),
+    mode: Number(stats.mode) & PERMISSION_BITS,
     ownerId: Number(stats.uid),
     groupId: Number(stats.gid),
     modifiedNs: "0",
@@ -92,13 +100,6 @@ export function nameOfKind(stats: BigIntStats): string {
   if (stats.isBlockDevice()) return "a block device";
   if (stats.isCharacterDevice()) return "a character device";
   return "a special file";
-}
-
-function kindOf(stats: BigIntStats): FileStat["kind"] {
-  if (stats.isFile()) return "file";
-  if (stats.isDirectory()) return "folder";
-  if (stats.isSymbolicLink()) return "symlink";
-  return "other";
 }
 
 function exactly(path: string, value: bigint): number {

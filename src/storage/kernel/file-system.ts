@@ -76,7 +76,8 @@ export function kindOfType(type: number): FileSystemKind {
 
 /** Of the file system with this id. */
 export function kindOfFileSystem(id: string): FileSystemKind {
-  const name = id.split(":", 1)[0] ?? "";
+  const colon = id.indexOf(":");
+  const name = colon === -1 ? id : id.slice(0, colon);
   return KINDS_BY_NAME.get(name) ?? unknownKind(name);
 }
 

@@ -48,6 +48,10 @@ const RESIZE = 3;
 
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;
+const ALL_PERMISSIONS = {
+  start: USED_BASE,
+  lengthBytes: UNSHARED_BASE + PERMISSION_NAMES.length - USED_BASE,
+};
 
 /** Where those say that they ask who write, and those who only read: the byte of their number. Readers are in nobody's way there. */
 const ASKING_BASE = { writer: 2 ** 30, reader: 2 ** 29 } as const;
@@ -260,6 +264,8 @@ function lockImage(image: LockedImage): string | undefined {
 
 function findConflict(image: LockedImage): string | undefined {
   const { file, uses, unshares } = image;
+  // Nearly always nobody else has any lock on it, which one question tells.
+  if (!file.wouldConflict(ALL_PERMISSIONS, "exclusive")) return undefined;
   const taken = (byte: number) => file.wouldConflict({ start: byte, lengthBytes: 1 }, "exclusive");
   const refused = [...uses].find((permission) => taken(UNSHARED_BASE + permission));
   if (refused !== undefined) return `Failed to get "${PERMISSION_NAMES[refused]}" lock`;

@@ -65,10 +65,7 @@ function bind(ffi: BunFfi, library: string, prototype: string): (...values: Nati
   if (typeOf(returns) === "ptr") return (...values) => BigInt(call(...values.map(asBytes)) ?? 0);
   // As it is where no value is a text: what goes through here takes ten times as long as the call itself.
   if (!list.includes("str ")) return call as (...values: NativeValue[]) => NativeResult;
-  return (...values) => {
-    for (const [index, value] of values.entries()) values[index] = asBytes(value);
-    return call(...(values as Exclude<NativeValue, string>[])) as NativeResult;
-  };
+  return (...values) => call(...values.map(asBytes)) as NativeResult;
 }
 
 function asBytes(value: NativeValue): Exclude<NativeValue, string> {

@@ -48,6 +48,10 @@ const FSID_OFFSET = 56;
 const XFS_IOC_FSGEOMETRY_V1 = 0x80705864;
 const FS_IOC_GETFSUUID = 0x80111500;
 
+/** One for all calls: they run one after the other, and each fills it anew. */
+const STATX = new Uint8Array(STATX_BYTES);
+const STATX_VIEW = new DataView(STATX.buffer);
+
 /** Binds them. The C library may be an older one, without statx. */
 export function bindPlaces(): PlaceFunctions {
   const libc = loadForeign().load(null);
@@ -67,6 +71,7 @@ export class Places {
   readonly #functions: PlaceFunctions;
   /** By device and mounting. */
   readonly #fileSystems = new Map<string, string>();
+  #last = { major: 0, minor: 0, device: "0" };
 
   constructor(functions: PlaceFunctions) {
     this.#functions = functions;
@@ -88,17 +93,24 @@ export class Places {
   #findMount(place: PlaceToAsk, device: string, inode: string): string | undefined {
     const { statx } = this.#functions;
     if (statx === undefined) return "";
-    const found = new Uint8Array(STATX_BYTES);
     const mask = STATX_INO | STATX_MNT_ID_UNIQUE;
     const status =
       typeof place === "number"
-        ? statx(place, "", AT_EMPTY_PATH, mask, found)
-        : statx(AT_FDCWD, place.path, place.follow ? 0 : AT_SYMLINK_NOFOLLOW, mask, found);
+        ? statx(place, "", AT_EMPTY_PATH, mask, STATX)
+        : statx(AT_FDCWD, place.path, place.follow ? 0 : AT_SYMLINK_NOFOLLOW, mask, STATX);
     if (status !== 0) return undefined;
-    const view = new DataView(found.buffer);
-    const foundDevice = joinDevice(view.getUint32(136, true), view.getUint32(140, true));
-    if (String(foundDevice) !== device || String(view.getBigUint64(32, true)) !== inode) return undefined;
-    return (view.getUint32(0, true) & STATX_MNT_ID_UNIQUE) === 0 ? "" : `u${view.getBigUint64(144, true)}`;
+    if (this.#deviceFound() !== device || String(STATX_VIEW.getBigUint64(32, true)) !== inode)
+      return undefined;
+    const isNumbered = (STATX_VIEW.getUint32(0, true) & STATX_MNT_ID_UNIQUE) !== 0;
+    return isNumbered ? `u${STATX_VIEW.getBigUint64(144, true)}` : "";
+  }
+
+  /** In stat's form. Nearly all files lie on the file system of the one before. */
+  #deviceFound(): string {
+    const [major, minor] = [STATX_VIEW.getUint32(136, true), STATX_VIEW.getUint32(140, true)];
+    if (major !== this.#last.major || minor !== this.#last.minor)
+      this.#last = { major, minor, device: String(joinDevice(major, minor)) };
+    return this.#last.device;
   }
 
   #findFileSystem(place: PlaceToAsk): string {

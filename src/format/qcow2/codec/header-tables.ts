@@ -76,13 +76,13 @@ export function checkTables(
   const judge = (some: readonly Table[]): readonly MissingTable[] => {
     const used = some.filter((table) => table.lengthBytes > 0);
     for (const table of used) checkPlace(table);
-    const missing = used.map(endOf).filter((table) => table.end > end);
+    const missing = used.filter(({ start, lengthBytes }) => start + lengthBytes > end).map(endOf);
     if (missing[0] !== undefined && !mayLackTables) throw tableMissing(missing[0]);
     checkOverlaps(used);
     return missing;
   };
-  const others = tables.filter(({ field }) => field !== REFCOUNTS);
   if (mayLackRefcounts) {
+    const others = tables.filter(({ field }) => field !== REFCOUNTS);
     // What is wrong with another one is thrown here.
     const missingTables = judge(others);
     const isWhole = fields.refcountTableClusters > 0 && isRefcountTableApart(tables, judge);
