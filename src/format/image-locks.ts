@@ -62,6 +62,8 @@ export async function claimUnused(storage: Storage, file: StorageFile): Promise<
     if (error.code === "E_LOCKED") return await sayHolders(storage, file);
   }
   for (let tries = 1; ; tries += 1) {
+    // The kernel's word, at once. Where it has none, or somebody has the file open, all of /proc is looked through.
+    if (file.takeLease("nobody") === "held") return undefined;
     const isOpen = (await storage.findHolders(await file.stat())).length > 0;
     if (file.takeLease() !== "writers" && !isOpen) return undefined;
     if (tries === HOLDER_TRIES) return await sayHolders(storage, file);

@@ -16,6 +16,7 @@ export type {
   Space,
   Host,
   LeaseAnswer,
+  LeaseBeside,
   LockKind,
   OpenOptions,
   Origin,

@@ -78,9 +78,12 @@ export interface ByteRange {
 /** `shared` is a read lock (F_RDLCK), `exclusive` a write lock (F_WRLCK). */
 export type LockKind = "shared" | "exclusive";
 
+/** Who a lease keeps company with: readers, or nobody at all as it is taken. */
+export type LeaseBeside = "readers" | "nobody";
+
 /**
- * What came of asking for a lease. `writers`: somebody has the file open for writing, perhaps this process.
- * `unavailable`: another user's file, or a file system that has none; nothing is known then.
+ * What came of asking for a lease. `writers`: somebody has the file open for writing, perhaps this process; where it was
+ * asked for beside nobody, somebody has it open at all. `unavailable`: another user's file, or a file system that has none; nothing is known then.
  */
 export type LeaseAnswer = "held" | "writers" | "unavailable";
 
@@ -170,8 +173,10 @@ export interface StorageFile {
    * Takes a lease (F_SETLEASE, for reading) on a file that was opened for reading, without waiting. While it is
    * held nobody has the file open for writing: whoever opens it so, this process among them, waits in that call
    * until the lease is given back. The kernel takes it away after a while (45 s), so it is held for an instant only.
+   * Beside nobody: at the moment when it is taken no other open description of the file is there, mapped files, loop
+   * devices and what /proc hides among them. Who opens it for reading afterwards is in no one's way. Default: readers.
    */
-  takeLease(): LeaseAnswer;
+  takeLease(beside?: LeaseBeside): LeaseAnswer;
   /** Whether the lease that is held keeps somebody waiting, or was taken away because it did for too long. */
   isLeaseWanted(): boolean;
   /** Its descriptor, for a program that is to hold its locks. Left out where it has none. */

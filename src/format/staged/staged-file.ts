@@ -7,7 +7,14 @@
 // - Flushes do nothing: the whole log is made durable at once, by seal.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ByteRange, FileStat, LeaseAnswer, LockKind, StorageFile } from "../../storage/index.ts";
+import type {
+  ByteRange,
+  FileStat,
+  LeaseAnswer,
+  LeaseBeside,
+  LockKind,
+  StorageFile,
+} from "../../storage/index.ts";
 import type { StagedImage } from "./staged-image.ts";
 
 const COPY_BYTES = 256 * 1024;
@@ -149,8 +156,8 @@ export class StagedFile implements StorageFile {
     return this.#base.wouldConflict(range, kind);
   }
 
-  takeLease(): LeaseAnswer {
-    return this.#base.takeLease();
+  takeLease(beside?: LeaseBeside): LeaseAnswer {
+    return this.#base.takeLease(beside);
   }
 
   isLeaseWanted(): boolean {

@@ -6,8 +6,7 @@
 //   can be read without waiting while the pool is busy.
 // - A descriptor is closed only when no call on the thread pool uses it any more: its number may be
 //   somebody else's a moment later.
-// - A flush that failed has lost what it should have written, whatever a second one says: after a failure
-//   every further flush of this file fails.
+// - A flush that failed has lost its writes, whatever a second one says: every further flush of this file fails.
 // - A read can be announced (beginRead): small ones are synchronous, and a cold disk would serve one at a time.
 
 import { closeSync, fchmodSync, fchownSync, fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
@@ -25,6 +24,7 @@ import type {
   FileAccess,
   FileStat,
   LeaseAnswer,
+  LeaseBeside,
   LockKind,
   StorageFile,
 } from "../storage.ts";
@@ -262,9 +262,9 @@ export class NodeFile implements StorageFile {
     return this.#locking(range, (native, descriptor) => native.wouldConflict(descriptor, range, kind));
   }
 
-  takeLease(): LeaseAnswer {
+  takeLease(beside?: LeaseBeside): LeaseAnswer {
     const native = this.#native.optional();
-    return this.#explained("take a lease on", undefined, () => this.#lease.take(native, this.open()));
+    return this.#explained("take a lease on", undefined, () => this.#lease.take(native, this.open(), beside));
   }
 
   isLeaseWanted(): boolean {

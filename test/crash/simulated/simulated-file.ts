@@ -1,6 +1,13 @@
 // An open file of a simulated process.
 
-import type { ByteRange, FileStat, LeaseAnswer, LockKind, StorageFile } from "../../../src/storage/index.ts";
+import type {
+  ByteRange,
+  FileStat,
+  LeaseAnswer,
+  LeaseBeside,
+  LockKind,
+  StorageFile,
+} from "../../../src/storage/index.ts";
 import { copyBetween, copyThroughMemory } from "../../../src/storage/disk/copy-range.ts";
 import type { Content } from "./content.ts";
 import type { Change } from "./disk-log.ts";
@@ -27,7 +34,7 @@ export class SimulatedFile implements StorageFile {
     this.#machine = process.machine;
     this.#inode = inode;
     this.#access = access;
-    if (access === "write") this.#machine.leases.opened(this, inode);
+    this.#machine.leases.opened(this, inode, access);
   }
 
   async stat(): Promise<FileStat> {
@@ -167,9 +174,9 @@ export class SimulatedFile implements StorageFile {
     return this.#machine.wouldConflict(this.#inode, this, range, kind);
   }
 
-  takeLease(): LeaseAnswer {
+  takeLease(beside?: LeaseBeside): LeaseAnswer {
     this.#checkUsable();
-    return this.#machine.leases.take(this, this.#inode);
+    return this.#machine.leases.take(this, this.#inode, beside);
   }
 
   isLeaseWanted(): boolean {

@@ -1,7 +1,7 @@
-// Who has which file open for writing, and the leases that keep others from opening it so. Both belong to open
+// Who has which file open, and the leases that keep others from opening it for writing. Both belong to open
 // descriptions, and go with their process.
 
-import type { LeaseAnswer } from "../../../src/storage/index.ts";
+import type { LeaseAnswer, LeaseBeside } from "../../../src/storage/index.ts";
 import type { LockOwner } from "./simulated-disk.ts";
 
 interface HeldLease {
@@ -10,26 +10,31 @@ interface HeldLease {
 }
 
 export class SimulatedLeases {
-  readonly #writers = new Map<LockOwner, number>();
+  readonly #open = new Map<LockOwner, { readonly inode: number; readonly access: "read" | "write" }>();
   readonly #leases = new Map<LockOwner, HeldLease>();
 
-  opened(file: LockOwner, inode: number): void {
-    this.#writers.set(file, inode);
+  opened(file: LockOwner, inode: number, access: "read" | "write"): void {
+    this.#open.set(file, { inode, access });
   }
 
   closed(file: LockOwner): void {
-    this.#writers.delete(file);
+    this.#open.delete(file);
     this.#leases.delete(file);
   }
 
   died(process: object): void {
-    for (const file of [...this.#writers.keys(), ...this.#leases.keys()]) {
+    for (const file of [...this.#open.keys(), ...this.#leases.keys()]) {
       if (file.process === process) this.closed(file);
     }
   }
 
-  take(file: LockOwner, inode: number): LeaseAnswer {
-    if ([...this.#writers.values()].includes(inode)) return "writers";
+  take(file: LockOwner, inode: number, beside: LeaseBeside = "readers"): LeaseAnswer {
+    const inTheWay = [...this.#open].some(
+      ([other, open]) =>
+        open.inode === inode && (open.access === "write" || (beside === "nobody" && other !== file)),
+    );
+    if (inTheWay && beside === "nobody") this.drop(file);
+    if (inTheWay) return "writers";
     this.#leases.set(file, { inode, isWanted: false });
     return "held";
   }

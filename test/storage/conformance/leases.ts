@@ -36,6 +36,27 @@ export function describeLeases(makeStorage: MakeStorage): void {
       await file.close();
     });
 
+    test("a lease beside nobody is had by who is alone with a file, and is in no reader's way", async () => {
+      const { storage, root } = await makeStorage();
+      const made = await storage.createFile(`${root}/a`, 0o600);
+      const file = await storage.openFile(`${root}/a`, "read");
+      expect(file.takeLease("nobody")).toBe("writers");
+      await made.close();
+      expect(file.takeLease("nobody")).toBe("held");
+      const reader = await storage.openFile(`${root}/a`, "read");
+      expect(file.isLeaseWanted()).toBe(false);
+      file.dropLease();
+      expect(file.takeLease("nobody")).toBe("writers");
+      expect(file.takeLease()).toBe("held");
+      // Also where another lease is held already, which goes then.
+      expect(file.takeLease("nobody")).toBe("writers");
+      await reader.close();
+      await (await storage.openFile(`${root}/a`, "write")).close();
+      expect(file.takeLease()).toBe("held");
+      expect(file.takeLease("nobody")).toBe("held");
+      await file.close();
+    });
+
     test("a lease that is given back, by itself or with its file, is in nobody's way", async () => {
       const { storage, root } = await makeStorage();
       await (await storage.createFile(`${root}/a`, 0o600)).close();

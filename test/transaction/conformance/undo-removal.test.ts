@@ -13,8 +13,8 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { describe, expect, onTestFinished, test } from "vitest";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import type { KeptFile } from "../../../src/transaction/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { startQemuDaemon } from "../../helpers/qemu-programs.ts";
@@ -233,6 +233,15 @@ describe("a statement that fails", () => {
 });
 
 describe("the files of a command that died", () => {
+  test("go without a look at all of /proc, where the kernel says at once that nobody else has them open", async () => {
+    const bench = await makeOpen();
+    const findHolders = vi.fn<Storage["findHolders"]>(async () => await Promise.resolve([]));
+    const { kept } = await bench.through({ ...bench.storage, findHolders }).abort();
+    expect(kept).toEqual([]);
+    expect(existsSync(bench.at("a1.qcow2"))).toBe(false);
+    expect(findHolders).not.toHaveBeenCalled();
+  });
+
   test("go by their staging names, but for one that somebody has open, which recovery names", async () => {
     const bench = await makeWorkbench();
     const dying = killAt(
