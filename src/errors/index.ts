@@ -52,9 +52,9 @@ export interface ErrorDetails {
   /** Path of the image it is about. */
   image?: string;
   /** Byte offset in that file. */
-  offset?: number;
+  offset?: number | undefined;
   /** The field of the specification, in its own name. */
-  field?: string;
+  field?: string | undefined;
   /** Line of a batch, counted from 1. */
   line?: number;
   /** What was being done with the image: `open`, `create`, `lock`, `read`, `write`, `copy` … */

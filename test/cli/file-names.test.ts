@@ -39,6 +39,7 @@ const WITH_FOLDER = [
   "migrate vda FOLDER --new-source n.qcow2",
   "migrate vda n.qcow2 --new-source FOLDER",
   "reopen vda FOLDER",
+  "rollback vda=FOLDER --to 1",
   "merge vda --into FOLDER",
   "pull vda --base FOLDER",
   "rebase vda --onto FOLDER",
@@ -186,5 +187,29 @@ describe("the hint", () => {
   test("is left out under the name of qemu-img", async () => {
     const { stderr } = await runCli(["info", "gone"], { cwd: folder, program: "qemu-img" });
     expect(stderr).not.toContain("hint:");
+  });
+});
+
+test("what is wrong with a name, or with an image below, is said once, as the user gave the name", async () => {
+  for (const line of ["img check d/", "img compare plain d/"]) {
+    expect(await imgtx(line)).toMatchObject({
+      stderr:
+        "imgtx: Could not open 'd/': it names a folder, not a regular file\n" +
+        "  hint: name a file in it, such as 'd/disk.qcow2', or leave out the '/' at its end\n",
+    });
+  }
+  expect(await imgtx("img check", "")).toMatchObject({
+    status: 1,
+    stderr: "imgtx: Could not open '': No such file or directory\n  hint: the name is empty\n",
+  });
+  expect(await imgtx("img create -f qcow2", "", "1M")).toMatchObject({
+    stderr: "imgtx: : Could not create '': No such file or directory\n  hint: the name is empty\n",
+  });
+  await writeFile(`${folder}/short`, Buffer.concat([Buffer.from("QFI\xfb", "latin1"), Buffer.alloc(8)]));
+  const { stderr } = await imgtx("img create -f qcow2 -b short -F qcow2 new.qcow2");
+  expect(stderr.match(/offset 0x/g)).toHaveLength(1);
+  expect(await imgtx("doctor", "")).toMatchObject({
+    status: 64,
+    stderr: "error: the name of a target is empty\n  hint: see `imgtx doctor --help`\n",
   });
 });

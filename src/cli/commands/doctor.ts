@@ -105,6 +105,7 @@ async function readTargets(invocation: Invocation): Promise<Targets> {
   const words = input.texts("TARGET");
   const isForStart = input.flag("--for-start");
   const isDevice = await Promise.all(words.map(async (word) => await meansDevice(invocation, word)));
+  if (words.includes("")) refuse("the name of a target is empty");
   const paths = words.filter((_, at) => isDevice[at] !== true).map((word) => absolutePath(context.cwd, word));
   const devices = words.filter((_, at) => isDevice[at]);
   if (isForStart && input.flag("--fix")) refuse("--for-start mends nothing: leave out --fix");

@@ -34,7 +34,7 @@ export const report: PlainCommand = {
   kind: "plain",
   definition: {
     arguments: [{ name: "FILE", about: "the page to make", completes: "file" }],
-    options: [{ long: "overwrite", about: "FILE may be there, and is replaced" }],
+    options: [{ long: "overwrite", about: "FILE may be there, as a page or empty, and is replaced" }],
     about:
       "Writes a page of HTML about the workspace: what doctor finds, the state of its devices, all images as a picture, " +
       "what each of them has data for, snapshots, and the history. It is one file that loads nothing and has no " +

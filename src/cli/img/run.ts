@@ -14,6 +14,7 @@ import { OWN_OPTIONS, type ParsedWords, parseWords } from "./grammar/getopt.ts";
 import { ImgInput } from "./grammar/input.ts";
 import {
   failure,
+  GIVEN_NAME,
   type GivenName,
   type MessageForm,
   type ProgramName,
@@ -141,16 +142,29 @@ function resolvers(
   names: GivenName[],
   { cwd }: CliContext,
 ): Pick<ImgInvocation, "names" | "resolve" | "resolveTarget"> {
-  const resolve = (given: string, failed: string): string => {
+  const resolve = (given: string, verb: string, reason: string): string => {
+    const failed = `Could not ${verb} '${given}'`;
+    if (given === "") {
+      throw new ImgtxError("E_USAGE", `${failed}: No such file or directory`, {
+        field: GIVEN_NAME,
+        hint: "the name is empty",
+      });
+    }
     const path = absolutePath(cwd, given);
+    if (namesFolder(given)) {
+      throw new ImgtxError("E_NOT_A_FILE", `${failed}: ${reason}`, {
+        image: path,
+        field: GIVEN_NAME,
+        hint: adviseOnFolder(given),
+      });
+    }
     names.push({ given, path });
-    if (!namesFolder(given)) return path;
-    throw new ImgtxError("E_NOT_A_FILE", failed, { image: path, hint: adviseOnFolder(given) });
+    return path;
   };
   return {
     names,
-    resolve: (given) => resolve(given, `Could not open '${given}': it names a folder, not a regular file`),
-    resolveTarget: (given) => resolve(given, `Could not create '${given}': Is a directory`),
+    resolve: (given) => resolve(given, "open", "it names a folder, not a regular file"),
+    resolveTarget: (given) => resolve(given, "create", "Is a directory"),
   };
 }
 

@@ -73,7 +73,7 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.+:@() -]*$/;
 export function assertSnapshotName(name: string): void {
   if (isSnapshotName(name) && !/^\d+$| $/.test(name)) return;
   throw new ImgtxError("E_USAGE", `'${name}' can't be the name of a snapshot`, {
-    hint: `use 1 to ${MAX_NAME_LENGTH} letters, digits, spaces and _ . + : @ ( ) -, beginning with a letter, a digit or _, and not ending with a space; numbers are given by imgtx`,
+    hint: `use 1 to ${MAX_NAME_LENGTH} of the characters A-Z a-z 0-9 _ . + : @ ( ) - and space, beginning with a letter, digit or _, and not ending with a space; numbers are given by imgtx`,
   });
 }
 

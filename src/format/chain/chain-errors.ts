@@ -59,7 +59,7 @@ export function notQcow2(
     doing: "open",
     hint:
       overlayPath === undefined
-        ? "state its real format with --format"
+        ? "state its real format"
         : `state its real format in the overlay with ${pointElsewhere(overlayPath, image)}`,
   });
 }

@@ -1,31 +1,53 @@
-// A file that a command was asked for: there as a whole, durably, or not at all; never over one that is there without being
-// told.
+// A page that a command was asked for: there as a whole, durably, or not at all; never over a file that is there without
+// being told, and then only over a page: a disk's name is typed, or completed, as fast as a page's.
 //
 // Invariant: the target's name shows the old content, or the new one to its end. What a crash leaves has a name of its own.
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
+import { canonicalPath } from "../../device/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 
 const MODE = 0o644;
 
-/** E_EXISTS where something is there that may not be overwritten, or that is no file. */
+/** What every page begins with. */
+const PAGE_START = "<!DOCTYPE html>";
+
+/** E_EXISTS where something is there that may not be overwritten, or that is no page. E_NOT_FOUND without its folder. */
 export async function assertWritable(
   storage: Storage,
   path: string,
   { overwrite }: { readonly overwrite: boolean },
 ): Promise<void> {
-  const there = await storage.statLink(path);
-  if (there === undefined || (overwrite && there.kind === "file")) return;
-  const what = there.kind === "file" ? "the target exists" : "the target is no file of its own";
-  throw new ImgtxError("E_EXISTS", what, {
-    image: path,
-    hint:
-      there.kind === "file"
-        ? "name another file, or say --overwrite"
-        : `\`ls -ld ${shellQuote(path)}\` shows what it is`,
-  });
+  const there = await storage.statLink(await canonicalPath(storage, path));
+  if (there === undefined) return;
+  if (there.kind !== "file") {
+    throw new ImgtxError("E_EXISTS", "the target is no file of its own", {
+      image: path,
+      hint: `\`ls -ld ${shellQuote(path)}\` shows what it is`,
+    });
+  }
+  const isPage = await beginsAsPage(storage, path);
+  if (overwrite && isPage) return;
+  const message = isPage ? "the target exists" : "the target exists, and is no page of HTML";
+  const hint = isPage ? "name another file, or say --overwrite" : "name another file";
+  throw new ImgtxError("E_EXISTS", message, { image: path, hint });
+}
+
+/** An empty file counts as one: it may have been made for it. */
+async function beginsAsPage(storage: Storage, path: string): Promise<boolean> {
+  const file = await storage.openFile(path, "read");
+  try {
+    const start = new Uint8Array(PAGE_START.length);
+    const count = await file.read(start, 0);
+    return (
+      count === 0 ||
+      Buffer.from(start.subarray(0, count)).toString().toLowerCase() === PAGE_START.toLowerCase()
+    );
+  } finally {
+    await file.close();
+  }
 }
 
 export async function writeNewFile(

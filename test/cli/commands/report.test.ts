@@ -66,10 +66,11 @@ test("what doctor has read of the workspace is not read again", async () => {
 
 test("a file that is there is left alone, but for --overwrite; a dry run and a full disk leave nothing", async () => {
   const cwd = await makeDisks();
-  writeFileSync(`${cwd}/mine.html`, "mine");
+  const mine = "<!doctype html>mine";
+  writeFileSync(`${cwd}/mine.html`, mine);
   const refused = await runCli(["report", "mine.html"], { cwd });
   expect([refused.status, refused.stdout]).toEqual([14, ""]);
-  expect(readFileSync(`${cwd}/mine.html`, "utf8")).toBe("mine");
+  expect(readFileSync(`${cwd}/mine.html`, "utf8")).toBe(mine);
   const before = readdirSync(cwd);
   expect((await runCli(["report", "new.html", "--dry-run"], { cwd })).status).toBe(0);
   const full = failAt(
@@ -79,10 +80,23 @@ test("a file that is there is left alone, but for --overwrite; a dry run and a f
   );
   const failed = await runCli(["report", "--overwrite", "mine.html"], { cwd, storage: full });
   expect(failed.status).toBe(13);
-  expect(readFileSync(`${cwd}/mine.html`, "utf8")).toBe("mine");
+  expect(readFileSync(`${cwd}/mine.html`, "utf8")).toBe(mine);
   expect(readdirSync(cwd)).toEqual(before);
   expect((await runCli(["report", "--overwrite", "mine.html"], { cwd })).status).toBe(0);
   expect(statSync(`${cwd}/mine.html`).size).toBeGreaterThan(1000);
+});
+
+test("what is no page is never overwritten, and a folder that is missing is named as such", async () => {
+  const cwd = await makeDisks();
+  const disk = `${cwd}/orphan<script>.qcow2`;
+  const before = readFileSync(disk);
+  const refused = await runCli(["report", "--overwrite", disk], { cwd });
+  expect([refused.status, refused.stdout]).toEqual([14, ""]);
+  expect(refused.stderr).toContain("the target exists, and is no page of HTML");
+  expect(readFileSync(disk).equals(before)).toBe(true);
+  const { status, stderr } = await runCli(["report", "nowhere/disks.html"], { cwd });
+  expect(status).toBe(14);
+  expect(stderr).toContain(`there is no folder '${cwd}/nowhere'`);
 });
 
 test("tree --map and img map --visual draw what each image has data for", async () => {

@@ -34,6 +34,9 @@ export interface MessageForm {
 
 const OF_GETOPT = "words";
 
+/** The field of what is wrong with a name before anything is opened, which the message has already. */
+export const GIVEN_NAME = "name";
+
 /** What getopt_long refuses. */
 export function grammarError(message: string): ImgtxError {
   return new ImgtxError("E_USAGE", message, { field: OF_GETOPT });
@@ -116,9 +119,10 @@ export function wordsOf(error: ImgtxError, names: readonly GivenName[]): string 
     : words;
 }
 
-/** The same error in words that are complete: nothing is added to them, and nothing put in their place. */
+/** The same error in words that are complete, its place included: nothing is added to them, and nothing put in their place. */
 export function inFinalWords(error: ImgtxError, message: string): ImgtxError {
-  return error.reworded(message, { doing: undefined, lock: undefined });
+  const told = error.code === "E_CORRUPT" ? { offset: undefined, field: undefined } : {};
+  return error.reworded(message, { doing: undefined, lock: undefined, ...told });
 }
 
 function lockWords({ lock, image, prefix }: ImgtxError, names: readonly GivenName[]): string | undefined {

@@ -19,7 +19,7 @@ import type { ImgInvocation } from "../command.ts";
 import { type ImageName, parseImageName } from "../grammar/image-name.ts";
 import { filesBelow, openSettled } from "./beside.ts";
 import { lockWaiting } from "./lock-waiting.ts";
-import { failure, inFinalWords, wordsOf } from "../grammar/messages.ts";
+import { failure, GIVEN_NAME, inFinalWords, wordsOf } from "../grammar/messages.ts";
 import { warnOfStaleBitmaps } from "./stale-bitmaps.ts";
 
 export interface SourceOptions {
@@ -83,12 +83,18 @@ export async function explained<T>(
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL" || isInterrupt(error)) throw error;
     const { image, hint } = error;
+    // What is wrong with the name itself is said with it.
+    const isSaid = error.field === GIVEN_NAME;
     // The place is in the words already.
-    throw new ImgtxError(error.code, `Could not open '${operand}': ${wordsOf(error, names)}`, {
-      cause: error,
-      ...(image !== undefined && { image }),
-      ...(hint !== undefined && { hint }),
-    });
+    throw new ImgtxError(
+      error.code,
+      `${isSaid ? "" : `Could not open '${operand}': `}${wordsOf(error, names)}`,
+      {
+        cause: error,
+        ...(image !== undefined && { image }),
+        ...(hint !== undefined && { hint }),
+      },
+    );
   }
 }
 
