@@ -263,7 +263,7 @@ describe("a broken rule is told", () => {
   const PLACES = [
     "format/copy/b.ts",
     "transaction/recover/b.ts",
-    "transaction/describe.ts",
+    "transaction/describe/b.ts",
     "transaction/session.ts",
   ];
   test.each([
@@ -278,12 +278,20 @@ describe("a broken rule is told", () => {
       "may import of its layer nothing",
     ],
     ["src/format/a.ts", 'void import("./copy/b.ts");', "format may import of its layer qcow2/codec"],
-    ["src/transaction/commit/a.ts", 'import "../recover/b.ts";', "commit may import of its layer request.ts"],
-    ["src/transaction/journal/a.ts", 'import type { B } from "../describe.ts";', "of its layer request.ts"],
     [
-      "src/transaction/describe.ts",
-      'import type { B } from "./session.ts";',
-      "of its layer request.ts, way-back-requests.ts, device-requests.ts, action-kinds.ts, note-words.ts, note-row.ts, layer-notes.ts, notes.ts, journal",
+      "src/transaction/commit/a.ts",
+      'import "../recover/b.ts";',
+      "commit may import of its layer requests, notes",
+    ],
+    [
+      "src/transaction/journal/a.ts",
+      'import type { B } from "../describe/b.ts";',
+      "of its layer requests, notes",
+    ],
+    [
+      "src/transaction/describe/a.ts",
+      'import type { B } from "../session.ts";',
+      "of its layer requests, notes, journal, actions/plan, actions",
     ],
   ])("%s, against the rule of its folder: %s", (file, text, message) => {
     const found = findImportViolations([

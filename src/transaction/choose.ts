@@ -4,8 +4,8 @@
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import { sayTime } from "../units/index.ts";
-import { withName } from "./note-words.ts";
-import type { TransactionDescription } from "./results.ts";
+import { withName } from "./notes/note-words.ts";
+import type { TransactionDescription } from "./describe/results.ts";
 
 /** `--txn none`: the command is in no transaction, whichever are open. */
 export const NO_TRANSACTION = "none";

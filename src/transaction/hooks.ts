@@ -3,7 +3,7 @@
 import { findLostHooks, type HookRecord, keepHookRecord, removeHookRecord } from "../device/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { Workspace } from "../device/index.ts";
-import type { RecoveryNote, Session } from "./request.ts";
+import type { RecoveryNote, Session } from "./requests/request.ts";
 
 interface PromisedHook {
   /** It was run. Where it ended well, what a kill has left of the same command is done too. */

@@ -18,8 +18,8 @@ import {
 import { ImgtxError } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import { isParked, type JournalSnapshot, readJournals } from "./journal/index.ts";
-import type { RunOptions, Session } from "./request.ts";
-import type { Outcome } from "./results.ts";
+import type { RunOptions, Session } from "./requests/request.ts";
+import type { Outcome } from "./describe/results.ts";
 import { assertChangeable, openSession, runActions } from "./session.ts";
 
 export interface Move {

@@ -4,9 +4,9 @@
 import { createHash } from "node:crypto";
 import { findAppliedOnce, readTable, type Workspace } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import { describeApplied } from "./describe.ts";
-import type { ActionRequest, Once, RunOptions } from "./request.ts";
-import type { Outcome } from "./results.ts";
+import { describeApplied } from "./describe/describe.ts";
+import type { ActionRequest, Once, RunOptions } from "./requests/request.ts";
+import type { Outcome } from "./describe/results.ts";
 
 /** Undefined where no id was given. */
 export function onceOf({ requestId: id }: RunOptions, requests: readonly ActionRequest[]): Once | undefined {

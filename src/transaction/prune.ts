@@ -8,8 +8,8 @@
 
 import { findDevice, readingSnapshots, readTable, requireDevice } from "../device/index.ts";
 import { ImgtxError } from "../errors/index.ts";
-import type { Session } from "./request.ts";
-import type { SnapshotDeleteRequest } from "./way-back-requests.ts";
+import type { Session } from "./requests/request.ts";
+import type { SnapshotDeleteRequest } from "./requests/way-back-requests.ts";
 import { applyPolicy, type Moment, type Reason, type RetentionPolicy } from "./retention.ts";
 
 /** What becomes of a snapshot. */

@@ -15,7 +15,7 @@ import { ImgtxError } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { hasNoSavepoint, type Purpose, TO_ABORT, TO_COMMIT, toUseSavepoint } from "./choose.ts";
 import { commitJournal, rehearseCommit } from "./commit/commit.ts";
-import { describeOutcome, describeTransaction } from "./describe.ts";
+import { describeOutcome, describeTransaction } from "./describe/describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine/engine.ts";
 import { createJournal } from "./engine/new-journal.ts";
 import {
@@ -33,8 +33,8 @@ import { noteLostHooks } from "./hooks.ts";
 import { type Attempt, withRoom } from "./engine/provision.ts";
 import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
-import type { ActionRequest, KeptFile, LockWait, OnProgress, RunOptions, Session } from "./request.ts";
-import type { Outcome, TransactionDescription } from "./results.ts";
+import type { ActionRequest, KeptFile, LockWait, RunOptions, Session } from "./requests/request.ts";
+import type { Outcome, TransactionDescription } from "./describe/results.ts";
 import { abortJournal, undoFrom } from "./recover/undo.ts";
 import { verifySynced } from "./engine/verify-synced.ts";
 import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./engine/work.ts";
@@ -52,7 +52,7 @@ export interface SessionOptions extends LockWait {
   readonly caller?: RecoveryCaller;
   /** Say what recovery would do, and do nothing: `recover --dry-run`. */
   readonly reportOnly?: boolean;
-  readonly onProgress?: OnProgress | undefined;
+  readonly onProgress?: RunOptions["onProgress"];
   /** Holds what recovery copies to a rate. */
   readonly throttle?: RunOptions["throttle"];
 }

@@ -7,7 +7,7 @@
 
 import { isBuiltin } from "node:module";
 import { posix as path } from "node:path";
-import { ACTION_KINDS } from "../../src/transaction/action-kinds.ts";
+import { ACTION_KINDS } from "../../src/transaction/requests/action-kinds.ts";
 import { findImports, lineAt, type SourceImport } from "./source-text.ts";
 
 export interface SourceFile {
@@ -85,16 +85,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Of the transaction layer: data that all of it may know. */
-const PLAIN = [
-  "request.ts",
-  "way-back-requests.ts",
-  "device-requests.ts",
-  "action-kinds.ts",
-  "note-words.ts",
-  "note-row.ts",
-  "layer-notes.ts",
-  "notes.ts",
-];
+const PLAIN = ["requests", "notes"];
 
 /**
  * What the folders of a layer may import of each other, types included; "" stands for the layer's own files. One of
@@ -144,30 +135,23 @@ const FOLDERS: Readonly<Record<string, Readonly<Record<string, readonly string[]
     "": ["table", "workspace", "history", "lock", "view"],
   },
   transaction: {
-    "way-back-requests.ts": [],
-    "device-requests.ts": [],
-    "request.ts": ["way-back-requests.ts", "device-requests.ts"],
-    "action-kinds.ts": ["request.ts"],
-    "note-words.ts": [],
-    "note-row.ts": [],
-    "layer-notes.ts": ["note-words.ts", "note-row.ts"],
-    "notes.ts": ["note-words.ts", "note-row.ts", "layer-notes.ts"],
+    requests: [],
+    notes: [],
     journal: PLAIN,
-    "": [...PLAIN, "journal", "actions/plan"],
     images: [...PLAIN, "journal"],
     "actions/plan": [...PLAIN, "journal", "images"],
     "actions/way-back": [...PLAIN, "journal", "images", "actions/plan"],
     "actions/relocate": [...PLAIN, "journal", "images", "actions/plan", "actions/way-back"],
     actions: [...PLAIN, "journal", "images", "actions/plan", "actions/way-back", "actions/relocate"],
     commit: [...PLAIN, "journal", "images", "actions/plan"],
-    recover: ["", ...PLAIN, "journal", "images", "commit"],
-    engine: ["", ...PLAIN, "journal", "images", "actions/plan", "actions", "commit", "recover"],
-    // It tells which commits nothing takes back.
-    "describe-history.ts": ["", ...PLAIN, "actions"],
-    "session.ts": ["", ...PLAIN, "journal", "commit", "recover", "engine"],
-    "move-workspace.ts": ["", "session.ts", ...PLAIN, "journal"],
-    report: ["", ...PLAIN],
-    doctor: ["", "session.ts", ...PLAIN, "actions/plan", "recover", "engine"],
+    describe: [...PLAIN, "journal", "actions/plan", "actions"],
+    "": [...PLAIN, "describe", "journal"],
+    recover: ["", ...PLAIN, "describe", "journal", "images", "commit"],
+    engine: ["", ...PLAIN, "describe", "journal", "images", "actions/plan", "actions", "commit", "recover"],
+    "session.ts": ["", ...PLAIN, "describe", "journal", "commit", "recover", "engine"],
+    "move-workspace.ts": ["", "session.ts", ...PLAIN, "describe", "journal"],
+    report: ["", ...PLAIN, "describe"],
+    doctor: ["", "session.ts", ...PLAIN, "describe", "actions/plan", "recover", "engine"],
   },
 };
 const MAX_FOLDER_FILES = 17;

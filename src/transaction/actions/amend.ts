@@ -17,8 +17,8 @@ import {
   shellQuote,
   makesNoSmaller,
 } from "../../format/index.ts";
-import type { Note } from "../notes.ts";
-import type { AmendRequest } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { AmendRequest } from "../requests/request.ts";
 import type { Action, Plan, PlanContext } from "./plan/action.ts";
 import { chainEntriesOf } from "./plan/chain-entry.ts";
 import { changeOf, planInPlace } from "./plan/in-place.ts";

@@ -3,8 +3,8 @@
 
 import { requireDevice } from "../../device/index.ts";
 import { type BitmapStep, type ChainLink, readBitmapDirectory } from "../../format/index.ts";
-import type { Note } from "../notes.ts";
-import type { BitmapRequest, BitmapSource } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { BitmapRequest, BitmapSource } from "../requests/request.ts";
 import type { Action, Plan, PlanContext, Traits } from "./plan/action.ts";
 import { activeLayer } from "./plan/chain-entry.ts";
 import { planBitmapChange, planInPlace } from "./plan/in-place.ts";

@@ -16,14 +16,14 @@ import { assertNotFrozen, findFences } from "./plan/fencing.ts";
 import { noteStanding } from "./plan/overlays-of.ts";
 import { assertQemuOpens } from "../images/openable.ts";
 import { assertRunnable } from "../images/provisioner.ts";
-import type { Note } from "../notes.ts";
+import type { Note } from "../notes/notes.ts";
 import type {
   DeviceAddRequest,
   DeviceProvisionRequest,
   DeviceRemoveRequest,
   DeviceRenameRequest,
   DeviceTrustRequest,
-} from "../device-requests.ts";
+} from "../requests/device-requests.ts";
 
 export const deviceAdd: Action<DeviceAddRequest> = {
   saying: { noun: "add", done: "added", planned: "would be added" },

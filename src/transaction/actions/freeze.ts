@@ -3,7 +3,7 @@
 
 import { type DeviceEntry, requireDevice } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { FreezeRequest, UnfreezeRequest } from "../request.ts";
+import type { FreezeRequest, UnfreezeRequest } from "../requests/request.ts";
 import { type Action, type Plan, type PlanContext, planEach } from "./plan/action.ts";
 import { placeOf } from "./plan/chain-entry.ts";
 import {

@@ -1,7 +1,7 @@
 // One row an action. The engine, the crash rigs and the conformance tests all go by this list.
 
 import type { Action, Plan, PlanContext, Traits, VolumesWanted } from "./plan/action.ts";
-import type { ActionKind, ActionRequest } from "../request.ts";
+import type { ActionKind, ActionRequest } from "../requests/request.ts";
 import { amend } from "./amend.ts";
 import { bitmapAdd, bitmapClear, bitmapDisable, bitmapEnable, bitmapMerge, bitmapRemove } from "./bitmap.ts";
 import { deviceAdd, deviceProvision, deviceRemove, deviceRename, deviceTrust } from "./device-table.ts";

@@ -12,8 +12,8 @@ import {
   pickSnapshot,
   type SnapshotEntry,
 } from "../../format/index.ts";
-import type { Note } from "../notes.ts";
-import type { InternalSnapshotRequest } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { InternalSnapshotRequest } from "../requests/request.ts";
 import type { Action, Plan } from "./plan/action.ts";
 import { changeOf, planInPlace } from "./plan/in-place.ts";
 import { assertNothingStandsOn } from "./plan/overlays-of.ts";

@@ -37,8 +37,8 @@ import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
 import { planEmptying } from "./plan/resizing.ts";
 import { planSiblings, type SiblingsPlan } from "./plan/siblings.ts";
 import type { PlannedReport } from "../journal/index.ts";
-import type { Note } from "../notes.ts";
-import type { MergeRequest } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { MergeRequest } from "../requests/request.ts";
 
 export const merge: Action<MergeRequest> = {
   saying: { noun: "merge", done: "merged", planned: "would be merged" },

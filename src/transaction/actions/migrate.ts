@@ -25,8 +25,8 @@ import {
 } from "./plan/new-overlay.ts";
 import { isDeviceAt } from "../images/devices.ts";
 import type { ImageChange } from "../images/redo.ts";
-import type { Note } from "../notes.ts";
-import type { MigrateRequest } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { MigrateRequest } from "../requests/request.ts";
 import { hasMirror } from "./plan/mirroring.ts";
 
 export const migrate: Action<MigrateRequest> = {

@@ -7,7 +7,7 @@ import type { Chain } from "../../format/index.ts";
 import { requireMirror } from "./plan/mirroring.ts";
 import type { ImageChange } from "../images/redo.ts";
 import { planUntracking } from "./plan/tracking.ts";
-import type { MirrorCancelRequest } from "../request.ts";
+import type { MirrorCancelRequest } from "../requests/request.ts";
 
 export const mirrorCancel: Action<MirrorCancelRequest> = {
   saying: {

@@ -32,7 +32,7 @@ import { type NewCopy, planFresh, chooseCopy } from "./plan/new-copy.ts";
 import { planTracking } from "./plan/tracking.ts";
 import { isMadeOfNothing, isUnfinished } from "./plan/volume-copy.ts";
 import type { PlannedReport } from "../journal/index.ts";
-import type { MirrorRequest, MirrorTarget } from "../request.ts";
+import type { MirrorRequest, MirrorTarget } from "../requests/request.ts";
 
 interface PlannedTarget extends PlannedCopy {
   readonly entry: DeviceEntry;

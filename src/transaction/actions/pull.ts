@@ -13,7 +13,7 @@ import {
   reportOf,
   type Standing,
 } from "./plan/new-backing.ts";
-import type { PullRequest } from "../request.ts";
+import type { PullRequest } from "../requests/request.ts";
 
 export const pull: Action<PullRequest> = {
   saying: { noun: "pull", done: "pulled", planned: "would be pulled" },

@@ -26,8 +26,8 @@ import {
   type Standing,
 } from "./plan/new-backing.ts";
 import { assertQemuOpens } from "../images/openable.ts";
-import type { Note } from "../notes.ts";
-import type { RebaseRequest } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { RebaseRequest } from "../requests/request.ts";
 
 export const rebase: Action<RebaseRequest> = {
   saying: { noun: "rebase", done: "rebased", planned: "would be rebased" },

@@ -4,7 +4,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { PRIVATE } from "../images/access.ts";
 import type { Action } from "./plan/action.ts";
-import type { RefuseRequest } from "../request.ts";
+import type { RefuseRequest } from "../requests/request.ts";
 
 export const refuse: Action<RefuseRequest> = {
   saying: { noun: "refusal", done: "refused", planned: "would be refused" },

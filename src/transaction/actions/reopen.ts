@@ -14,7 +14,7 @@ import { mirrorOfSameContent } from "./plan/mirror-scope.ts";
 import { entryOn, planShell, targetExists } from "./plan/new-overlay.ts";
 import { noteStanding } from "./plan/overlays-of.ts";
 import { assertQemuOpens } from "../images/openable.ts";
-import type { ReopenRequest } from "../request.ts";
+import type { ReopenRequest } from "../requests/request.ts";
 
 export const reopen: Action<ReopenRequest> = {
   saying: { noun: "reopen", done: "reopened", planned: "would be reopened" },

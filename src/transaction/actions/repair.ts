@@ -15,8 +15,8 @@ import {
   hasNoChecks,
 } from "../../format/index.ts";
 import { PRIVATE } from "../images/access.ts";
-import type { Note } from "../notes.ts";
-import type { RepairRequest, RepairUndoRequest } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { RepairRequest, RepairUndoRequest } from "../requests/request.ts";
 import type { Action, Plan, PlanContext } from "./plan/action.ts";
 import { type ChangedDevice, changeOf, planInPlace } from "./plan/in-place.ts";
 import { targetExists } from "./plan/new-overlay.ts";

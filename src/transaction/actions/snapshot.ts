@@ -47,8 +47,8 @@ import {
   wantVolume,
 } from "./plan/new-overlay.ts";
 import type { PlannedVolume } from "../journal/index.ts";
-import type { Note } from "../notes.ts";
-import type { SnapshotRequest, SnapshotTarget } from "../way-back-requests.ts";
+import type { Note } from "../notes/notes.ts";
+import type { SnapshotRequest, SnapshotTarget } from "../requests/way-back-requests.ts";
 
 interface PlannedTarget {
   readonly target: SnapshotTarget;

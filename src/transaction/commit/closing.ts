@@ -31,7 +31,7 @@ import {
   type TransactionState,
   type WatchedImage,
 } from "../journal/index.ts";
-import { withName } from "../note-words.ts";
+import { withName } from "../notes/note-words.ts";
 
 /**
  * The present table as it goes into the history: the chains that the transaction leaves carry the

@@ -45,7 +45,7 @@ import { rememberLeft } from "./left-times.ts";
 import { imagesCopiedInto } from "./copies.ts";
 import { reserveForCopies } from "./copy-space.ts";
 import { assertDevicesAsRead, imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
-import type { Once, OnProgress, RunOptions } from "../request.ts";
+import type { Once, OnProgress, RunOptions } from "../requests/request.ts";
 import {
   assertNothingChanged,
   describeDoubts,

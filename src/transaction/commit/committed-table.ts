@@ -19,7 +19,7 @@ import {
   renamesOf,
   type TransactionState,
 } from "../journal/index.ts";
-import type { Once } from "../request.ts";
+import type { Once } from "../requests/request.ts";
 import { closingTable, operationOf, withPlannedSnapshots } from "./closing.ts";
 
 /**

@@ -70,7 +70,7 @@ import {
 import { AS_IMAGE } from "../images/devices.ts";
 import { runFill } from "../images/fill-volume.ts";
 import { openHeld, openIfFree } from "../images/open-free.ts";
-import type { RunOptions } from "../request.ts";
+import type { RunOptions } from "../requests/request.ts";
 import { foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { plannedGate } from "../images/planned-gate.ts";
 import { removeFinished } from "../images/removal.ts";

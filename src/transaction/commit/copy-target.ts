@@ -21,7 +21,7 @@ import { isProvedByContent, mayBeTouched } from "./copy-proof.ts";
 import { ALL_COPIED, type Copy, lastSeen, redoOf, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
-import type { KeptFile, OnProgress } from "../request.ts";
+import type { KeptFile, OnProgress } from "../requests/request.ts";
 
 export interface HowToJudge {
   readonly when: "before the table" | "after it";

@@ -19,7 +19,7 @@ import { letGo } from "../images/let-go.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { findUses, removeUnless, whyElsewhere } from "../images/removal.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 import { isFenceUp, lowerFences } from "./leaving-fences.ts";
 
 interface HowToRemove {

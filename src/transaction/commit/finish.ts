@@ -46,7 +46,7 @@ import {
 import { applyRedo, removeRedoLogs } from "../images/apply-redo.ts";
 import { removeFilesBeside } from "../images/files-beside.ts";
 import { assertDisksThere } from "../images/planned-folders.ts";
-import type { KeptFile, OnProgress, RunOptions } from "../request.ts";
+import type { KeptFile, OnProgress, RunOptions } from "../requests/request.ts";
 import {
   filesMade,
   type CommitRecord,

@@ -31,7 +31,7 @@ import { progressOf } from "../actions/plan/action.ts";
 import { lastSeen, liveStatements, renamesOf, type TransactionState } from "../journal/index.ts";
 import { lockWriter, openUnlessGone } from "../images/open-free.ts";
 import { plannedGate } from "../images/planned-gate.ts";
-import type { OnProgress } from "../request.ts";
+import type { OnProgress } from "../requests/request.ts";
 
 /** An image that its device leaves for its mirror, and that was written to, or may have been. */
 export interface StaleMirror {

@@ -49,7 +49,7 @@ import { AS_IMAGE } from "../images/devices.ts";
 import { openIfFree, openUnlessGone, openUnlessOutOfReach } from "../images/open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { imagesRedone, imagesToFence, openStaged } from "../images/redo.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 
 interface Raised {
   readonly file: StorageFile;

@@ -11,7 +11,7 @@ import { type ChainEntry, type DeviceTable, renewGeneration, type Workspace } fr
 import { describeChanges, describeDoubt, type Fingerprint, takeFingerprint } from "../../format/index.ts";
 import type { TransactionState } from "../journal/index.ts";
 import { openUnlessGone } from "../images/open-free.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 
 /**
  * The closing generation once more, with the change times of the images whose fences the commit has lifted, and with

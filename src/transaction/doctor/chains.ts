@@ -6,7 +6,7 @@ import type { Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
 import { deviceOn, type Scene, whoCallsItRaw } from "./scene.ts";
 import { DEEP_CHAIN } from "../actions/plan/new-overlay.ts";
-import type { TransactionDescription } from "../results.ts";
+import type { TransactionDescription } from "../describe/results.ts";
 
 export function judgeChains(scene: Scene): Finding[] {
   return [

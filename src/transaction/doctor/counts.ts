@@ -4,7 +4,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { checkQcow2, describeCutOff, shellQuote } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
-import type { OnProgress } from "../request.ts";
+import type { OnProgress } from "../requests/request.ts";
 import type { Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
 import { repairing } from "./headers.ts";

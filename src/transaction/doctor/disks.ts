@@ -6,7 +6,7 @@ import { unlessItFails } from "../../errors/index.ts";
 import { hasCoarseTimes, identityOf } from "../../format/index.ts";
 import type { FileStat } from "../../storage/index.ts";
 import { formatBytes } from "../../units/index.ts";
-import { measureSpaces, measureVolumes } from "../status.ts";
+import { measureSpaces, measureVolumes } from "../describe/status.ts";
 import { type Finding, finding } from "./findings.ts";
 import type { Scene } from "./scene.ts";
 

@@ -7,7 +7,7 @@ import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { findBeside, identityOf } from "../../format/index.ts";
 import type { FileStat, Storage } from "../../storage/index.ts";
-import type { OnProgress } from "../request.ts";
+import type { OnProgress } from "../requests/request.ts";
 import { judgeAccess } from "./access.ts";
 import { type Bounds, Census } from "./census.ts";
 import { judgeChains } from "./chains.ts";

@@ -3,7 +3,7 @@
 // Invariant: codes are a contract. The man page has each with what it means and what to do.
 
 import type { ImageFormat } from "../../format/index.ts";
-import type { ActionRequest } from "../request.ts";
+import type { ActionRequest } from "../requests/request.ts";
 
 /** error: data is wrong, or can't be read. warning: it will be, or somebody will be refused. note: worth knowing. */
 export type Weight = "error" | "warning" | "note";

@@ -8,7 +8,7 @@ import { findDeviceOnFile } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { closeImageSession, IMAGE_DEVICE, openImageSession } from "../engine/image-session.ts";
-import type { ActionRequest, RunOptions } from "../request.ts";
+import type { ActionRequest, RunOptions } from "../requests/request.ts";
 import { assertChangeable, openSession, runActions } from "../session.ts";
 import type { Finding, Mend } from "./findings.ts";
 

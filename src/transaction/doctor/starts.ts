@@ -7,8 +7,8 @@
 import type { DeviceEntry } from "../../device/index.ts";
 import { identityOf, quoteName, shellQuote } from "../../format/index.ts";
 import { sayTime } from "../../units/index.ts";
-import { withName } from "../note-words.ts";
-import type { TransactionDescription } from "../results.ts";
+import { withName } from "../notes/note-words.ts";
+import type { TransactionDescription } from "../describe/results.ts";
 import type { Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
 import { findLeftBeside } from "./orphans.ts";

@@ -12,18 +12,18 @@ import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { identityOf, shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { sayTime } from "../../units/index.ts";
-import { listSnapshotsOf } from "../describe-snapshots.ts";
+import { listSnapshotsOf } from "../describe/describe-snapshots.ts";
 import { collectGarbage } from "../recover/garbage.ts";
 import { findNeeded, KEPT_BY_SNAPSHOT } from "../recover/needed-files.ts";
-import type { Session } from "../request.ts";
+import type { Session } from "../requests/request.ts";
 import type {
   DeviceDescription,
   DeviceState,
   SnapshotDescription,
   TransactionDescription,
-} from "../results.ts";
+} from "../describe/results.ts";
 import { listTransactions, openSession, type SessionOptions } from "../session.ts";
-import { describeStatus, isForgotten, type StatusDescription } from "../status.ts";
+import { describeStatus, isForgotten, type StatusDescription } from "../describe/status.ts";
 import { type Finding, finding } from "./findings.ts";
 
 export interface Ward {

@@ -23,7 +23,7 @@ import { assertDevicesFree } from "./held.ts";
 import type { Journal, PlanRecord } from "../journal/index.ts";
 import { changedImages, planStatement } from "./plan.ts";
 import { lookAtNamed, prepareStatement } from "./prepare.ts";
-import type { ActionRequest, Once } from "../request.ts";
+import type { ActionRequest, Once } from "../requests/request.ts";
 import { abortJournal, undoFrom } from "../recover/undo.ts";
 import { effectiveTable, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
 

@@ -29,7 +29,7 @@ import { changedImages, planStatement } from "./plan.ts";
 import { heldError } from "../recover/waiting.ts";
 import { findJournalBeside, settleBeside } from "../recover/beside.ts";
 import { finishPatiently, settleJournals } from "../recover/recovery.ts";
-import type { ActionRequest } from "../request.ts";
+import type { ActionRequest } from "../requests/request.ts";
 import { effectiveTable, lockMade, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
 
 /** How often an action is planned anew at once because another command moved its devices meanwhile. */

@@ -5,7 +5,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { type Beside, besideCandidates } from "../../format/index.ts";
 import { traitsOf } from "../actions/index.ts";
 import { heldByOpen } from "../choose.ts";
-import { describeTransaction } from "../describe.ts";
+import { describeTransaction } from "../describe/describe.ts";
 import { findMade } from "../commit/finish.ts";
 import {
   type JournalSnapshot,

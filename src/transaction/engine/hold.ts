@@ -4,7 +4,7 @@
 import { readTable, requireDevice, trustedBy, type Workspace } from "../../device/index.ts";
 import { OpenedImages } from "../images/opened-images.ts";
 import { finishPatiently } from "../recover/recovery.ts";
-import type { LockWait, RecoveryNote, Session } from "../request.ts";
+import type { LockWait, RecoveryNote, Session } from "../requests/request.ts";
 import { heldError } from "../recover/waiting.ts";
 
 export interface HoldOptions extends LockWait {

@@ -16,7 +16,7 @@ import type { Storage } from "../../storage/index.ts";
 import { deviceEntryOf } from "../actions/plan/chain-entry.ts";
 import { openBeside, settleBeside } from "../recover/beside.ts";
 import type { RecoveryOptions } from "../recover/recovery.ts";
-import type { RecoveryNote, Session } from "../request.ts";
+import type { RecoveryNote, Session } from "../requests/request.ts";
 
 /** What the image is called as a device. */
 export const IMAGE_DEVICE = "the-image";

@@ -22,7 +22,7 @@ import { identityOf, isDeviceIdentity, isSameFile, shellQuote } from "../../form
 import type { FileStat, Storage } from "../../storage/index.ts";
 import { sayElsewhere } from "../images/removal.ts";
 import type { PlanRecord } from "../journal/index.ts";
-import { withName } from "../note-words.ts";
+import { withName } from "../notes/note-words.ts";
 
 type Plan = Pick<PlanRecord, "changes" | "newFiles" | "standing" | "givesUp" | "devices">;
 

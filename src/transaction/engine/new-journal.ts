@@ -5,7 +5,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { NO_TRANSACTION, sayWhose } from "../choose.ts";
 import { type BeginRecord, beginRecordOf, Journal } from "../journal/index.ts";
 import { findOpen } from "./pick-journal.ts";
-import type { LockWait } from "../request.ts";
+import type { LockWait } from "../requests/request.ts";
 import type { Work } from "./work.ts";
 
 export async function createJournal(

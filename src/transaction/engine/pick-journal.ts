@@ -3,11 +3,11 @@
 import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { chooseTransaction, type Purpose, requireTransaction } from "../choose.ts";
-import { describeTransaction } from "../describe.ts";
+import { describeTransaction } from "../describe/describe.ts";
 import { Journal, readJournals } from "../journal/index.ts";
 import { firstUnfinished, firstWithoutPlan } from "../recover/leftovers.ts";
-import type { LockWait } from "../request.ts";
-import type { TransactionDescription } from "../results.ts";
+import type { LockWait } from "../requests/request.ts";
+import type { TransactionDescription } from "../describe/results.ts";
 
 /** The transaction that an action joins, locked; undefined where it is one of its own. */
 export async function pickJournal(

@@ -31,7 +31,7 @@ import {
   type WatchedImage,
   liveStatements,
 } from "../journal/index.ts";
-import { unfinishedAmong } from "../describe.ts";
+import { unfinishedAmong } from "../describe/describe.ts";
 import {
   assertFitsDevices,
   assertMayBeDevice,
@@ -43,7 +43,7 @@ import {
 import { activateChain } from "../images/volumes.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { markFolders } from "../images/planned-folders.ts";
-import type { ActionRequest } from "../request.ts";
+import type { ActionRequest } from "../requests/request.ts";
 import { doneBy } from "./done-before.ts";
 import { assertOwnToWrite } from "./keep-sealed.ts";
 import { nameLogs } from "./name-logs.ts";

@@ -10,7 +10,7 @@ import { volumesFor } from "../actions/index.ts";
 import { createVolume, extendVolume } from "../images/volumes.ts";
 import { changesOf, Journal, type JournalSnapshot, type PlannedVolume } from "../journal/index.ts";
 import { settleJournals } from "../recover/recovery.ts";
-import type { ActionRequest } from "../request.ts";
+import type { ActionRequest } from "../requests/request.ts";
 import { alignUp } from "../../units/index.ts";
 import { findHeldUp, type HeldUp } from "./held.ts";
 import { beginAlone } from "./new-journal.ts";

@@ -21,7 +21,7 @@ import {
   volumesFilled,
 } from "../journal/index.ts";
 import { undoFrom } from "../recover/undo.ts";
-import type { ActionRequest } from "../request.ts";
+import type { ActionRequest } from "../requests/request.ts";
 import { effectiveTable, type Work } from "./work.ts";
 
 /** Returns the images that it has open and locked, by path: nobody writes to what was copied before it is committed. */

@@ -7,7 +7,7 @@ import { openImage } from "../../format/index.ts";
 import { verifiedBy } from "../actions/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
 import { verifyCopy } from "../actions/plan/mirroring.ts";
-import type { ActionRequest } from "../request.ts";
+import type { ActionRequest } from "../requests/request.ts";
 import type { Work } from "./work.ts";
 
 /**

@@ -30,8 +30,8 @@ import { OpenedImages } from "../images/opened-images.ts";
 import type { OverlaySearch } from "../images/overlay-search.ts";
 import { openStaged } from "../images/redo.ts";
 import { DryRun } from "./dry-run.ts";
-import type { Note } from "../notes.ts";
-import type { RunOptions } from "../request.ts";
+import type { Note } from "../notes/notes.ts";
+import type { RunOptions } from "../requests/request.ts";
 
 export interface Work {
   readonly workspace: Workspace;

@@ -37,7 +37,7 @@ import {
   type TransactionState,
   volumesFilled,
 } from "../journal/index.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 import { AS_IMAGE } from "./devices.ts";
 import { lockWriter, openIfFree, openUnlessGone } from "./open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere, isElsewhere } from "./planned-folders.ts";

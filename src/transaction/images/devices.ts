@@ -21,7 +21,7 @@ import { type DeviceTable, filesOfDevice, standsOnDevices, type Workspace } from
 import type { FileStat, StorageFile } from "../../storage/index.ts";
 
 import { type PlannedReport, type PlanRecord, volumesFilled, type WatchedImage } from "../journal/index.ts";
-import type { Note } from "../notes.ts";
+import type { Note } from "../notes/notes.ts";
 import type { ImageChange } from "./redo.ts";
 
 type Storage = Workspace["storage"];

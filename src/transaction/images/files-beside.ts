@@ -19,7 +19,7 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import { type Chain, identityOf, shellQuote } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
-import type { Note } from "../notes.ts";
+import type { Note } from "../notes/notes.ts";
 import { type ImageAccess, PRIVATE } from "./access.ts";
 import { removeFinished } from "./removal.ts";
 

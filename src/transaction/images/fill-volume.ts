@@ -30,7 +30,7 @@ import {
 import { guestOffset, SECTOR_BYTES } from "../../units/index.ts";
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import { ALL_COPIED, type Copy, type Journal, lastSeen, type TransactionState } from "../journal/index.ts";
-import type { OnProgress, RunOptions } from "../request.ts";
+import type { OnProgress, RunOptions } from "../requests/request.ts";
 import { AS_IMAGE } from "./devices.ts";
 import { lockWriter, openHeld } from "./open-free.ts";
 import { plannedGate } from "./planned-gate.ts";

@@ -8,7 +8,7 @@
 
 import { claimUnused, type Fingerprint, isSameFile, isZero } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 import { AS_IMAGE, HEAD_BYTES } from "./devices.ts";
 import { endOfFailure } from "./removal.ts";
 import { SECTOR_BYTES } from "../../units/index.ts";

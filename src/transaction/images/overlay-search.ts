@@ -11,7 +11,7 @@ import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { type FolderOverlays, identityOf, isBesideImage, readOverlaysIn } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
-import type { Note } from "../notes.ts";
+import type { Note } from "../notes/notes.ts";
 
 /** On what was not looked at. */
 type Unread = Extract<Note, { code: "folder not read whole" | "folder not read" | "folders not read" }>;

@@ -40,9 +40,9 @@ import {
   readJournals,
   type Statement,
 } from "../journal/index.ts";
-import { withName } from "../note-words.ts";
+import { withName } from "../notes/note-words.ts";
 import { isDiskThere } from "./planned-folders.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 import { OverlaySearch } from "./overlay-search.ts";
 
 /** What became of a file: it was not there, or went, or stays, and why. */

@@ -13,7 +13,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import { claimUnused, isDeviceIdentity, shellQuote } from "../../format/index.ts";
 import type { ProgramEnd } from "../../storage/index.ts";
 import type { Journal, PlannedVolume } from "../journal/index.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 import { AS_IMAGE, isDeviceAt, readsAsEmpty } from "./devices.ts";
 import { assertRunnable } from "./provisioner.ts";
 

@@ -30,9 +30,9 @@ import {
 import { ImgtxError } from "../../errors/index.ts";
 import type { DeviceReads } from "../../format/index.ts";
 import type { Origin } from "../../storage/index.ts";
-import { isNote } from "../notes.ts";
-import { ACTION_KINDS } from "../action-kinds.ts";
-import type { ActionKind, Once, PlannedFile } from "../request.ts";
+import { isNote } from "../notes/notes.ts";
+import { ACTION_KINDS } from "../requests/action-kinds.ts";
+import type { ActionKind, Once, PlannedFile } from "../requests/request.ts";
 import type { CopyStep, LateStep, NewBacking, UpStep } from "./copy-steps.ts";
 import type {
   CommitFence,

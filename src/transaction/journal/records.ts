@@ -38,11 +38,11 @@ import {
   type StagingOptions,
 } from "../../format/index.ts";
 import type { Origin } from "../../storage/index.ts";
-import type { Note } from "../notes.ts";
+import type { Note } from "../notes/notes.ts";
 import type { CopyStep, LateStep } from "./copy-steps.ts";
 import type { PlannedSnapshot, PlannedStanding } from "./planned-snapshot.ts";
 import type { PlannedVolume, ProvisionRecord } from "./planned-volume.ts";
-import type { ActionKind, ActionReport, Once } from "../request.ts";
+import type { ActionKind, ActionReport, Once } from "../requests/request.ts";
 
 export const JOURNAL_VERSION = 6;
 

@@ -38,8 +38,8 @@ import {
   readJournals,
 } from "../journal/index.ts";
 import { markFolders } from "../images/planned-folders.ts";
-import type { Adoption, ForgottenTransaction } from "../repair-results.ts";
-import type { LockWait, RecoveryNote } from "../request.ts";
+import type { Adoption, ForgottenTransaction } from "../describe/repair-results.ts";
+import type { LockWait, RecoveryNote } from "../requests/request.ts";
 
 /** E_NO_WORKSPACE where there is none; E_BUSY where a live process works on a transaction in it. */
 export async function adoptWorkspace(

@@ -24,7 +24,7 @@ import {
 } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { readJournals } from "../journal/index.ts";
-import type { RecoveryNote } from "../request.ts";
+import type { RecoveryNote } from "../requests/request.ts";
 import { recover, type RecoveryOptions } from "./recovery.ts";
 
 /** What is there, where a journal is in it. */

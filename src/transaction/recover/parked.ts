@@ -8,7 +8,7 @@
 import type { Workspace } from "../../device/index.ts";
 import { Journal, type JournalSnapshot, parkedAmong, type PlanRecord } from "../journal/index.ts";
 import { abortJournal } from "./undo.ts";
-import type { LockWait } from "../request.ts";
+import type { LockWait } from "../requests/request.ts";
 
 /** The journal of the same copy, which is held and goes on; undefined where there is none. */
 export async function takeParked(

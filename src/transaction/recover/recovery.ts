@@ -54,7 +54,7 @@ import { findOverlaysAway, imagesCopiedInto, measureCopies } from "../commit/cop
 import { imagesRedone } from "../images/redo.ts";
 import { activateAll } from "../images/volumes.ts";
 import { lowerFences, takeFencesBack } from "../commit/leaving-fences.ts";
-import type { OnProgress, RecoveryNote, RunOptions } from "../request.ts";
+import type { OnProgress, RecoveryNote, RunOptions } from "../requests/request.ts";
 import { abortJournal, removeLogs, sayKept, undoFrom, undoTransaction } from "./undo.ts";
 import { endMove } from "./adopt.ts";
 import { mendLostParts, noteStrangeThings, sayLost } from "./strange-things.ts";

@@ -20,8 +20,8 @@ import {
 import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
-import type { Restoration } from "../repair-results.ts";
-import type { LockWait } from "../request.ts";
+import type { Restoration } from "../describe/repair-results.ts";
+import type { LockWait } from "../requests/request.ts";
 
 /** E_CORRUPT where the history has no generation that can be read. */
 export async function restoreWorkspace(

@@ -2,7 +2,7 @@
 
 import { makeLostParts, pathsOf, readTable, type Part, type Workspace } from "../../device/index.ts";
 import type { JournalFolder } from "../journal/index.ts";
-import type { RecoveryNote } from "../request.ts";
+import type { RecoveryNote } from "../requests/request.ts";
 
 /** Something that looks like a journal: a FIFO, a folder, a link, another program's file. It is left alone. */
 export function noteStrangeThings(

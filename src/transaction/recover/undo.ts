@@ -13,7 +13,7 @@ import { lowerFences } from "../commit/leaving-fences.ts";
 import { diskIsAway } from "../images/planned-folders.ts";
 import { Removal } from "../images/removal.ts";
 import { removeVolumes } from "../images/volumes.ts";
-import type { KeptFile } from "../request.ts";
+import type { KeptFile } from "../requests/request.ts";
 
 /** All of a transaction: its statements, and the fences of a commit that came to nothing. Returns what it left as it is. */
 export async function undoTransaction(workspace: Workspace, journal: Journal): Promise<KeptFile[]> {

@@ -5,7 +5,7 @@
 import { type ErrorCode, ImgtxError } from "../../errors/index.ts";
 import { summarise } from "../commit/closing.ts";
 import { heldDevices, type JournalSnapshot, type TransactionState } from "../journal/index.ts";
-import type { Obstacle, RecoveryNote } from "../request.ts";
+import type { Obstacle, RecoveryNote } from "../requests/request.ts";
 
 /** The way out where nothing is wrong, but that readers would wait. */
 const TAKES_LONG = "`imgtx recover` does it, and so does the next command that changes the same device";

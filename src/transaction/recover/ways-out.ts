@@ -19,7 +19,7 @@ import { summarise } from "../commit/closing.ts";
 import { shellQuote } from "../../format/index.ts";
 import { finishCommit, lockForMoments, withCopiesForgotten } from "../commit/finish.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
-import { describeOutcome } from "../describe.ts";
+import { describeOutcome } from "../describe/describe.ts";
 import {
   Journal,
   type JournalSnapshot,
@@ -35,9 +35,9 @@ import {
 import { firstUnfinished, mustAbort } from "./leftovers.ts";
 import { isDiskThere } from "../images/planned-folders.ts";
 import { isUntouched } from "../images/apply-redo.ts";
-import type { GivenUp } from "../repair-results.ts";
-import type { KeptFile, RunOptions, Session } from "../request.ts";
-import type { Outcome } from "../results.ts";
+import type { GivenUp } from "../describe/repair-results.ts";
+import type { KeptFile, RunOptions, Session } from "../requests/request.ts";
+import type { Outcome } from "../describe/results.ts";
 import { undoWhatCanBe } from "./undo.ts";
 
 /** Finishes a committed transaction that waits, and leaves images that are gone, or another's, as they are. */

@@ -4,8 +4,8 @@
 import { gateOf, readTable, trustedBy } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { measureStrips, openImage } from "../../format/index.ts";
-import type { OnProgress, Session } from "../request.ts";
-import type { TreeImage } from "../tree.ts";
+import type { OnProgress, Session } from "../requests/request.ts";
+import type { TreeImage } from "../describe/tree.ts";
 
 export interface Allocation {
   readonly image: string;

@@ -2,7 +2,7 @@
 // layout of an image. Both rigs run all of it in `npm run torture`.
 
 import { describe, expect, test } from "vitest";
-import type { ActionKind } from "../../../src/transaction/request.ts";
+import type { ActionKind } from "../../../src/transaction/requests/request.ts";
 import { type Covered, coverageOf, LAYOUT_NAMES, type LayoutName } from "./coverage.ts";
 import { LAYOUT_SCENARIOS } from "./layout-scenarios.ts";
 import { SCENARIOS } from "./scenarios.ts";

@@ -3,7 +3,7 @@
 import { expect, test } from "vitest";
 import { type DeviceTable, readingSnapshots, type SnapshotRef } from "../../../src/device/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { listSnapshotsOf } from "../../../src/transaction/describe-snapshots.ts";
+import { listSnapshotsOf } from "../../../src/transaction/describe/describe-snapshots.ts";
 import { assertSealedStay } from "../../../src/transaction/engine/keep-sealed.ts";
 import { device, table } from "../../helpers/device/tables.ts";
 import { failureOf } from "../../helpers/expect-error.ts";

@@ -36,8 +36,8 @@ import type {
   UpStep,
 } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Note } from "../../notes.ts";
-import type { ActionRequest, RunOptions } from "../../request.ts";
+import type { Note } from "../../notes/notes.ts";
+import type { ActionRequest, RunOptions } from "../../requests/request.ts";
 
 export interface PlanContext {
   readonly storage: Storage;

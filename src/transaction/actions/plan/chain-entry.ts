@@ -20,7 +20,7 @@ import {
   settleFingerprint,
 } from "../../../format/index.ts";
 import type { Storage } from "../../../storage/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import { NOT_MADE_YET, type WatchedImage } from "../../journal/index.ts";
 import type { PlanContext } from "./action.ts";
 

@@ -30,9 +30,9 @@ import type { PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
 import { fenceBytesOf, isStoredFence } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import { sayFenceless } from "../../note-words.ts";
-import type { Note } from "../../notes.ts";
-import type { PlannedFile } from "../../request.ts";
+import { sayFenceless } from "../../notes/note-words.ts";
+import type { Note } from "../../notes/notes.ts";
+import type { PlannedFile } from "../../requests/request.ts";
 
 /** What freezing or unfreezing does to images, and what an operator should know of it. */
 export interface Fencing {

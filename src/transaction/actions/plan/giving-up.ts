@@ -11,8 +11,8 @@ import {
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { type ChainLink, pathsOfLink } from "../../../format/index.ts";
-import { withName } from "../../note-words.ts";
-import type { Note } from "../../notes.ts";
+import { withName } from "../../notes/note-words.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { PlanContext } from "./action.ts";
 import { chainEntriesOf } from "./chain-entry.ts";
 import type { LayersToMerge } from "./layers-to-merge.ts";

@@ -12,8 +12,8 @@ import {
 } from "../../../format/index.ts";
 import type { HowToOpen } from "../../images/opened-images.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Note } from "../../notes.ts";
-import type { ActionKind } from "../../request.ts";
+import type { Note } from "../../notes/notes.ts";
+import type { ActionKind } from "../../requests/request.ts";
 import { assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "./action.ts";
 import { activeLayer, placeOf } from "./chain-entry.ts";
 import { assertNotFrozen } from "./fencing.ts";

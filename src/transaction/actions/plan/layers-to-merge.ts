@@ -15,8 +15,8 @@ import {
   planCarriedBitmaps,
 } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Note } from "../../notes.ts";
-import type { MergeRequest } from "../../request.ts";
+import type { Note } from "../../notes/notes.ts";
+import type { MergeRequest } from "../../requests/request.ts";
 import type { PlanContext } from "./action.ts";
 import { nameAsBefore } from "./new-backing.ts";
 import { findOverlays, somethingStandsOnIt } from "./overlays-of.ts";

@@ -17,7 +17,7 @@ import {
 } from "../../../format/index.ts";
 import type { GuestRange } from "../../../units/index.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import { chainEntriesOf } from "./chain-entry.ts";
 import { notReliedOn, readMarked } from "./tracking.ts";
 

@@ -39,7 +39,7 @@ import { PRIVATE } from "../../images/access.ts";
 import { activeLayer, settleChain } from "./chain-entry.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import { assertNothingStandsOn, passingDamaged } from "./overlays-of.ts";
 import { expectChanges, judgeMirror, measure, rangesOf, type Scope, scopeOf } from "./mirror-scope.ts";
 

@@ -23,7 +23,7 @@ import {
   pathsOfLink,
 } from "../../../format/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { Plan, PlannedCopyStep, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf, placeOf } from "./chain-entry.ts";
 import { assertNotFrozen } from "./fencing.ts";

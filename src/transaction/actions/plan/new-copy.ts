@@ -35,7 +35,7 @@ import { NOT_MADE_YET } from "../../journal/index.ts";
 import { verifyCopy } from "./mirroring.ts";
 import { targetExists } from "./new-overlay.ts";
 import { type FreshCopy, planOnVolume } from "./volume-copy.ts";
-import type { MirrorTarget } from "../../request.ts";
+import type { MirrorTarget } from "../../requests/request.ts";
 
 /** A copy that is not there yet, on what it will stand on. */
 export interface NewCopy {

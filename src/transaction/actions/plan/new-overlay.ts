@@ -26,8 +26,8 @@ import {
   type Qcow2ImagePlan,
   shellQuote,
 } from "../../../format/index.ts";
-import { howToFlatten } from "../../note-words.ts";
-import type { Note } from "../../notes.ts";
+import { howToFlatten } from "../../notes/note-words.ts";
+import type { Note } from "../../notes/notes.ts";
 import { alignUp } from "../../../units/index.ts";
 import type { FileStat } from "../../../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";

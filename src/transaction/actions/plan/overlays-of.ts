@@ -8,7 +8,7 @@ import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import { identityOf } from "../../../format/index.ts";
 import { isEmptyVolume } from "../../images/devices.ts";
 import { OverlaySearch } from "../../images/overlay-search.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { PlanContext } from "./action.ts";
 
 type OverlayContext = Pick<PlanContext, "table" | "storage" | "readGeneration" | "root">;

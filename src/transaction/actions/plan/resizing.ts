@@ -12,7 +12,7 @@ import {
   resizeImage,
 } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { Plan, PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
 import { assertNothingStandsOn } from "./overlays-of.ts";

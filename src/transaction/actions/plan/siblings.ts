@@ -23,8 +23,8 @@ import {
 } from "../../../format/index.ts";
 import type { ImageChange } from "../../images/redo.ts";
 import type { NewBacking } from "../../journal/index.ts";
-import type { PlannedFile } from "../../request.ts";
-import type { Note } from "../../notes.ts";
+import type { PlannedFile } from "../../requests/request.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { Plan, PlannedCopyStep, PlanContext } from "./action.ts";
 import { assertNotFrozen } from "./fencing.ts";
 import type { NewPlace } from "./giving-up.ts";

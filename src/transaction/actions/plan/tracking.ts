@@ -28,8 +28,8 @@ import { planBitmapChange } from "./in-place.ts";
 import { activeLayer } from "./chain-entry.ts";
 import type { PlanContext } from "./action.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Fault } from "../../note-words.ts";
-import type { Note } from "../../notes.ts";
+import type { Fault } from "../../notes/note-words.ts";
+import type { Note } from "../../notes/notes.ts";
 
 type TrackingContext = Pick<PlanContext, "transaction">;
 

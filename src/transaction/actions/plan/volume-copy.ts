@@ -25,7 +25,7 @@ import {
 import { alignUp } from "../../../units/index.ts";
 import { AS_IMAGE, isDeviceAt } from "../../images/devices.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
-import type { MirrorTarget } from "../../request.ts";
+import type { MirrorTarget } from "../../requests/request.ts";
 import type { PlanContext } from "./action.ts";
 import { activeLayer } from "./chain-entry.ts";
 import { takeVolume } from "./new-overlay.ts";

@@ -18,7 +18,7 @@ import {
   type NamesElsewhere,
   type StoredBacking,
 } from "../../../format/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 import { targetExists } from "../plan/new-overlay.ts";
 import { type Layer, type Layers, readLayers, withOverlays } from "../way-back/layers.ts";

@@ -4,7 +4,7 @@ import { posix } from "node:path";
 import { filesOfEntry } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { type ChainLink, pathsOfLink } from "../../../format/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 import { withNumber } from "../plan/new-overlay.ts";
 import type { Layers } from "../way-back/layers.ts";

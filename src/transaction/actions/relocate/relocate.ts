@@ -23,8 +23,8 @@ import { changeBacking, pathsOfLink, shellQuote } from "../../../format/index.ts
 import { accessLike } from "../../images/access.ts";
 import { NOT_MADE_YET } from "../../journal/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
-import type { Note } from "../../notes.ts";
-import type { RelocateRequest } from "../../device-requests.ts";
+import type { Note } from "../../notes/notes.ts";
+import type { RelocateRequest } from "../../requests/device-requests.ts";
 import { type Action, assertNamedOnce, type Plan, type PlanContext } from "../plan/action.ts";
 import { activeLayer, chainEntriesOf } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";

@@ -13,9 +13,9 @@ import { shellQuote } from "../../../format/index.ts";
 import { PRIVATE } from "../../images/access.ts";
 import { copyDigested, digestFile, planFilesBeside } from "../../images/files-beside.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { PlannedReport } from "../../journal/index.ts";
-import type { RollbackRequest } from "../../way-back-requests.ts";
+import type { RollbackRequest } from "../../requests/way-back-requests.ts";
 import type { FileToMake, Plan, PlanContext } from "../plan/action.ts";
 import { assertNothingStandsOn } from "../plan/overlays-of.ts";
 

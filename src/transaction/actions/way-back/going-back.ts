@@ -10,7 +10,7 @@ import {
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { readTime } from "../../../units/index.ts";
-import type { RollbackRequest } from "../../way-back-requests.ts";
+import type { RollbackRequest } from "../../requests/way-back-requests.ts";
 import { assertNamedOnce, type PlanContext } from "../plan/action.ts";
 import { nameOverlay } from "../plan/new-overlay.ts";
 

@@ -3,8 +3,8 @@
 
 import { type DeviceEntry, type DeviceTable, findDevice, isSameImage } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
-import { type Kept, sayKept } from "../../note-words.ts";
-import { type Note, sayNote } from "../../notes.ts";
+import { type Kept, sayKept } from "../../notes/note-words.ts";
+import { type Note, sayNote } from "../../notes/notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 
 /** What else a generation and the present differ in: freezes and mirrors stay as they are, which has to be said. */

@@ -6,7 +6,7 @@
 import { type ChainEntry, filesOfEntry, findDevice, type SealedDevice } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { identityOf } from "../../../format/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 import { findOverlays } from "../plan/overlays-of.ts";
 

@@ -3,7 +3,7 @@
 
 import type { SeenFile } from "../../../device/index.ts";
 import { describeContentChanges, describeDoubt, mayBeSameFile } from "../../../format/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 
 /** A sentence where it is not what it was. */
 export function describeObstacle(was: SeenFile, now: SeenFile | undefined): string[] {

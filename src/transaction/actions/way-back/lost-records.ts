@@ -17,7 +17,7 @@ import {
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { PlanContext } from "../plan/action.ts";
-import type { ActionKind } from "../../request.ts";
+import type { ActionKind } from "../../requests/request.ts";
 
 /** The same reads, where these snapshots are made up of what else is known when their records can't be read. */
 export function despiteLostRecords(

@@ -6,7 +6,7 @@
 import { type DeviceEntry, filesOfEntry } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, ChainLink } from "../../../format/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 import { chainEntriesOf } from "../plan/chain-entry.ts";
 import type { Layers } from "./layers.ts";

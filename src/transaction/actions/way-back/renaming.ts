@@ -13,7 +13,7 @@ import {
   withRenames,
 } from "../../../device/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
-import type { UndoRequest } from "../../way-back-requests.ts";
+import type { UndoRequest } from "../../requests/way-back-requests.ts";
 import type { Plan, PlanContext } from "../plan/action.ts";
 
 /** What an undo is planned by: the table, and what snapshots keep, have the names of the generation that is gone to. */

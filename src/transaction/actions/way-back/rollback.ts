@@ -18,10 +18,10 @@ import {
 import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
 import { type Chain, writeImage } from "../../../format/index.ts";
 import type { PlannedVolume } from "../../journal/index.ts";
-import type { Note } from "../../notes.ts";
+import type { Note } from "../../notes/notes.ts";
 import { isDeviceAt } from "../../images/devices.ts";
 import type { ImageChange } from "../../images/redo.ts";
-import type { RollbackRequest } from "../../way-back-requests.ts";
+import type { RollbackRequest } from "../../requests/way-back-requests.ts";
 import {
   type Action,
   assertTargetsDiffer,

@@ -16,8 +16,8 @@ import {
 import { ImgtxError, withPlace } from "../../../errors/index.ts";
 import { type ChainLink, pathsOfLink } from "../../../format/index.ts";
 import type { PlannedReport } from "../../journal/index.ts";
-import type { Note } from "../../notes.ts";
-import type { SnapshotDeleteRequest } from "../../way-back-requests.ts";
+import type { Note } from "../../notes/notes.ts";
+import type { SnapshotDeleteRequest } from "../../requests/way-back-requests.ts";
 import { type Action, assertNamedOnce, MAKES_NO_FILES, type Plan, type PlanContext } from "../plan/action.ts";
 import { placeOf } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";

@@ -16,7 +16,7 @@ import type { PlannedStanding } from "../../journal/index.ts";
 import type { Plan, PlanContext } from "../plan/action.ts";
 import { chainEntriesOf } from "../plan/chain-entry.ts";
 import { findOverlays, passingDamaged, somethingStandsOnIt } from "../plan/overlays-of.ts";
-import type { UndoRequest } from "../../way-back-requests.ts";
+import type { UndoRequest } from "../../requests/way-back-requests.ts";
 
 interface Way {
   /** The closed generation that is gone to. */

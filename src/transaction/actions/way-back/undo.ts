@@ -23,9 +23,9 @@ import { type Action, MAKES_NO_FILES, type Plan, type PlanContext } from "../pla
 import { deviceEntryOf, notesOnMirrorLeft } from "../plan/chain-entry.ts";
 import { assertNotFrozen } from "../plan/fencing.ts";
 import type { PlannedReport } from "../../journal/index.ts";
-import type { Kept } from "../../note-words.ts";
-import { type Note, sayNote } from "../../notes.ts";
-import type { UndoRequest } from "../../way-back-requests.ts";
+import type { Kept } from "../../notes/note-words.ts";
+import { type Note, sayNote } from "../../notes/notes.ts";
+import type { UndoRequest } from "../../requests/way-back-requests.ts";
 import { assertNoStrangers, findStanding, withStandingSeals } from "./standing.ts";
 import { byNames, planRenaming, type UndoContext } from "./renaming.ts";
 import { findGone, findKept, nothingMoves, sayLast } from "./kept.ts";

@@ -14,11 +14,11 @@ import {
   type SnapshotReads,
   type SnapshotRef,
   type Workspace,
-} from "../device/index.ts";
-import { ImgtxError, unlessItFails } from "../errors/index.ts";
-import { describeStatChanges } from "../format/index.ts";
-import type { FileStat } from "../storage/index.ts";
-import type { Session } from "./request.ts";
+} from "../../device/index.ts";
+import { ImgtxError, unlessItFails } from "../../errors/index.ts";
+import { describeStatChanges } from "../../format/index.ts";
+import type { FileStat } from "../../storage/index.ts";
+import type { Session } from "../requests/request.ts";
 import type { BesideDescription, SealedDescription, SnapshotDescription } from "./results.ts";
 
 interface Wanted {

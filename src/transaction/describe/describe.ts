@@ -15,10 +15,10 @@ import {
   type Workspace,
   gateOf,
   trustedBy,
-} from "../device/index.ts";
-import { ImgtxError, unlessItFails } from "../errors/index.ts";
-import { type Chain, openChain } from "../format/index.ts";
-import { isPending, measureBehind } from "./actions/plan/mirror-scope.ts";
+} from "../../device/index.ts";
+import { ImgtxError, unlessItFails } from "../../errors/index.ts";
+import { type Chain, openChain } from "../../format/index.ts";
+import { isPending, measureBehind } from "../actions/plan/mirror-scope.ts";
 import {
   areReports,
   type BeginRecord,
@@ -29,11 +29,11 @@ import {
   type PlanRecord,
   readJournals,
   parkedAmong,
-} from "./journal/index.ts";
-import { sayNote } from "./notes.ts";
+} from "../journal/index.ts";
+import { sayNote } from "../notes/notes.ts";
 import { isFromHere } from "./origin.ts";
 import { judgeDevice, type Seen } from "./device-state.ts";
-import type { ActionReport, Obstacle, RecoveryNote, Session } from "./request.ts";
+import type { ActionReport, Obstacle, RecoveryNote, Session } from "../requests/request.ts";
 import type { DeviceDescription, MirrorStanding, Outcome, TransactionDescription } from "./results.ts";
 
 /** One whose journal can't be read is told by what is left of that. */

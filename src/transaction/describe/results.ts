@@ -1,9 +1,9 @@
 // What a caller is told of devices, transactions and generations: plain data, which the command line draws.
 
-import type { MirrorSync } from "../device/index.ts";
-import type { DeviceMove } from "../device/index.ts";
-import type { ImageFormat } from "../format/index.ts";
-import type { ActionReport, KeptFile } from "./request.ts";
+import type { MirrorSync } from "../../device/index.ts";
+import type { DeviceMove } from "../../device/index.ts";
+import type { ImageFormat } from "../../format/index.ts";
+import type { ActionReport, KeptFile } from "../requests/request.ts";
 
 export interface ChainElement {
   readonly image: string;

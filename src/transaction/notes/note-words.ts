@@ -6,7 +6,7 @@ import {
   type Fingerprint,
   type ImageFormat,
   shellQuote,
-} from "../format/index.ts";
+} from "../../format/index.ts";
 
 /** `7f3k2m9qa1 (nightly)`: by what imgtx calls it, and what somebody has named it. */
 export function withName(id: string, name: string | null): string {

@@ -1,6 +1,6 @@
 // Requests about snapshots, and those that go back: to a snapshot, or by what commits did.
 
-import type { OverlayOptions } from "../format/index.ts";
+import type { OverlayOptions } from "../../format/index.ts";
 
 /** One new overlay over a device's active layer. */
 export interface SnapshotTarget {

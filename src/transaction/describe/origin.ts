@@ -6,8 +6,8 @@
 // Invariant: what is not known joins nothing. A command that stays out can be told to join; one that joined by
 // mistake can't be got out again.
 
-import type { Host, Origin } from "../storage/index.ts";
-import type { BeginRecord } from "./journal/index.ts";
+import type { Host, Origin } from "../../storage/index.ts";
+import type { BeginRecord } from "../journal/index.ts";
 
 type Session = Origin["sessions"][number];
 

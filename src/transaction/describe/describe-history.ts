@@ -7,11 +7,11 @@ import {
   readCommit,
   readingHistory,
   readTable,
-} from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
-import { ACTION_KINDS } from "./action-kinds.ts";
-import { traitsOf } from "./actions/index.ts";
-import type { Session } from "./request.ts";
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { ACTION_KINDS } from "../requests/action-kinds.ts";
+import { traitsOf } from "../actions/index.ts";
+import type { Session } from "../requests/request.ts";
 import type { GenerationDescription, HistoryDescription } from "./results.ts";
 
 interface Wanted {

@@ -1,6 +1,6 @@
 // What a note is made of: fields of a shape, and the sentence that says them.
 
-import { isFingerprint, isObject, isText, type Shape } from "../device/index.ts";
+import { isFingerprint, isObject, isText, type Shape } from "../../device/index.ts";
 
 export interface Row<in out Fields> {
   readonly isShaped: Shape<Fields>;

@@ -1,6 +1,6 @@
 // What the commands answer that repair a workspace, or let go of what can't be repaired. Plain data.
 
-import type { KeptFile } from "./request.ts";
+import type { KeptFile } from "../requests/request.ts";
 
 /** A transaction of a copied workspace that the copy is not to go on with. */
 export interface ForgottenTransaction {

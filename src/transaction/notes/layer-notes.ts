@@ -1,8 +1,8 @@
 // Notes on layers of a chain: what is merged, and what a layer stands on.
 
-import { isCount, isFlag, isText, orNull } from "../device/index.ts";
-import { formatBytes, sayBytes } from "../units/index.ts";
-import { shellQuote } from "../format/index.ts";
+import { isCount, isFlag, isText, orNull } from "../../device/index.ts";
+import { formatBytes, sayBytes } from "../../units/index.ts";
+import { shellQuote } from "../../format/index.ts";
 import { BOTH, DEVICE, IMAGE, row } from "./note-row.ts";
 import { withName } from "./note-words.ts";
 

@@ -1,8 +1,8 @@
 // What is not as it should be with a device: the state and the problems that results and monitoring show.
 
-import type { DeviceEntry, DeviceTable } from "../device/index.ts";
-import type { ImgtxError } from "../errors/index.ts";
-import type { Obstacle, RecoveryNote } from "./request.ts";
+import type { DeviceEntry, DeviceTable } from "../../device/index.ts";
+import type { ImgtxError } from "../../errors/index.ts";
+import type { Obstacle, RecoveryNote } from "../requests/request.ts";
 import type { DeviceDescription, MirrorStanding } from "./results.ts";
 
 export type Soundness = Pick<DeviceDescription, "state" | "problems">;

@@ -1,9 +1,15 @@
 // What a caller may ask of the engine, and what it answers. Plain data on both sides: the command line
 // makes requests and draws outcomes, and knows nothing of journals.
 
-import type { MirrorSync, Workspace } from "../device/index.ts";
-import type { ErrorCode } from "../errors/index.ts";
-import type { Amendment, CreateOptions, ImageFormat, Preallocation, RepairScope } from "../format/index.ts";
+import type { MirrorSync, Workspace } from "../../device/index.ts";
+import type { ErrorCode } from "../../errors/index.ts";
+import type {
+  Amendment,
+  CreateOptions,
+  ImageFormat,
+  Preallocation,
+  RepairScope,
+} from "../../format/index.ts";
 import type {
   DeviceAddRequest,
   DeviceRemoveRequest,

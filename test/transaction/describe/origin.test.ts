@@ -1,9 +1,9 @@
 // Which commands come from where a transaction was begun.
 
 import { describe, expect, test } from "vitest";
-import { isFromHere } from "../../src/transaction/origin.ts";
-import { makeNodeStorage, type Host, type Origin } from "../../src/storage/index.ts";
-import { TERMINAL } from "../helpers/origin.ts";
+import { isFromHere } from "../../../src/transaction/describe/origin.ts";
+import { makeNodeStorage, type Host, type Origin } from "../../../src/storage/index.ts";
+import { TERMINAL } from "../../helpers/origin.ts";
 
 /** Whether a command that comes from there joins what was begun in the terminal. */
 function joins(begun: Partial<Origin>, command: Partial<Origin>, boot = "boot-1"): boolean | null {

@@ -2,13 +2,13 @@
 // space that is left, and the snapshots. Reads only, and takes no lock.
 
 import { posix } from "node:path";
-import { type DeviceTable, readTable } from "../device/index.ts";
-import { unlessItFails } from "../errors/index.ts";
-import { measureImageEnd } from "../format/index.ts";
-import type { FileStat, Holder, Space, Storage } from "../storage/index.ts";
+import { type DeviceTable, readTable } from "../../device/index.ts";
+import { unlessItFails } from "../../errors/index.ts";
+import { measureImageEnd } from "../../format/index.ts";
+import type { FileStat, Holder, Space, Storage } from "../../storage/index.ts";
 import { describeDevicesOf } from "./describe.ts";
 import { listSnapshotsOf } from "./describe-snapshots.ts";
-import type { RecoveryNote, Session } from "./request.ts";
+import type { RecoveryNote, Session } from "../requests/request.ts";
 import type {
   DeviceDescription,
   HolderDescription,

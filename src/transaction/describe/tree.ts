@@ -6,11 +6,11 @@ import {
   findDevice,
   readingSnapshots,
   readTable,
-} from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
-import { describeStatChanges, type ImageFormat } from "../format/index.ts";
+} from "../../device/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { describeStatChanges, type ImageFormat } from "../../format/index.ts";
 import { describeDevicesOf } from "./describe.ts";
-import type { Session } from "./request.ts";
+import type { Session } from "../requests/request.ts";
 import type { ChainElement, DeviceDescription } from "./results.ts";
 
 /** One image, and what it is for. */

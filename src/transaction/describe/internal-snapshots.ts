@@ -1,9 +1,9 @@
 // The internal snapshots of devices, for results. Reads only, and takes no lock.
 
-import { canonicalPath, gateOf, readTable, requireDevice, trustedBy } from "../device/index.ts";
-import { withPlace } from "../errors/index.ts";
-import { openChain, readSnapshotTable, type SnapshotEntry } from "../format/index.ts";
-import type { Session } from "./request.ts";
+import { canonicalPath, gateOf, readTable, requireDevice, trustedBy } from "../../device/index.ts";
+import { withPlace } from "../../errors/index.ts";
+import { openChain, readSnapshotTable, type SnapshotEntry } from "../../format/index.ts";
+import type { Session } from "../requests/request.ts";
 
 export interface DeviceSnapshots {
   readonly device: string;

@@ -13,11 +13,11 @@ import {
   oneOf,
   orAbsent,
   orNull,
-} from "../device/index.ts";
-import type { Shape } from "../device/index.ts";
-import { CHAIN_DEPTH_MAX, describeChanges, describeCutOff, describeDoubt } from "../format/index.ts";
-import { quoteName, shellQuote } from "../format/index.ts";
-import { formatBytes, sayBytes } from "../units/index.ts";
+} from "../../device/index.ts";
+import type { Shape } from "../../device/index.ts";
+import { CHAIN_DEPTH_MAX, describeChanges, describeCutOff, describeDoubt } from "../../format/index.ts";
+import { quoteName, shellQuote } from "../../format/index.ts";
+import { formatBytes, sayBytes } from "../../units/index.ts";
 import { LAYER_ROWS } from "./layer-notes.ts";
 import { BOTH, DEVICE, FINGERPRINTS, IMAGE, type Row, row } from "./note-row.ts";
 import { type Fault, FAULTS, howToFlatten, sayDoubt, sayFenceless, sayKept } from "./note-words.ts";
