@@ -249,7 +249,11 @@ export class Sequence {
     const { snapshot } = change;
     if (change.words[0] === "bitmap") this.#hasBitmaps = true;
     if (change.sizeBytes !== undefined) this.#model = this.#model.resized(change.sizeBytes);
-    if (change.depth !== undefined) this.#below = this.#below.slice(this.#below.length - change.depth);
+    if (change.depth !== undefined) {
+      this.#below = this.#below.slice(this.#below.length - change.depth);
+      // What was below may lie in the image now.
+      this.#touched = undefined;
+    }
     const index = this.#snapshots.findIndex((each) => each.name === snapshot?.name);
     if (snapshot?.kind === "keep") this.#snapshots.push({ name: snapshot.name, model: this.#model.copy() });
     if (snapshot?.kind === "drop") this.#snapshots.splice(index, 1);

@@ -242,7 +242,7 @@ async function openDataFile(
     const file = hold(walk, await walk.storage.openFile(realPath, "read", OPENING_PASSED));
     const stat = await file.stat();
     claimIdentity(walk, stat, path, imagePath);
-    return { path, file, fingerprint: await fingerprintOpened(file, stat, undefined) };
+    return { path, file, stat, fingerprint: await fingerprintOpened(file, stat, undefined) };
   } catch (error) {
     throw explainOpenFailure(error, { what: "external data file", name, path, overlayPath: imagePath });
   }

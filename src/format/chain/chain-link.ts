@@ -16,6 +16,7 @@ import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
 export interface DataFile {
   readonly path: string;
   readonly file: StorageFile;
+  readonly stat: FileStat;
   readonly fingerprint: Fingerprint;
 }
 

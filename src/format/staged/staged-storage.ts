@@ -4,7 +4,7 @@
 // Invariants
 // - A file is staged by what it is (file system and inode), so that every name of it leads to its log. A block device keeps
 //   the name that it was given: what that leads to now (`/dev/dm-3`) is another one's after a reboot.
-// - Everything else passes through to the storage below, as it is.
+// - Everything else passes through to the storage below, as it is. But a change writes to nothing else.
 // - What seal returned is durable, and a place to go back to: resume takes a log up there, and cuts off what came after it.
 
 import { posix } from "node:path";
@@ -34,6 +34,7 @@ export class StagedStorage implements Storage {
   readonly #below: Storage;
   readonly #observe: ObserveFile;
   readonly #images = new Map<string, StagedImage>();
+  #isChanging = false;
 
   /** observe: told of each file that is opened, with what it holds on the disk. */
   constructor(below: Storage, observe: ObserveFile = async (file) => await Promise.resolve(file)) {
@@ -92,6 +93,16 @@ export class StagedStorage implements Storage {
     return this.#images.get(keyOf(stat))?.log.path;
   }
 
+  /** A change is made meanwhile: E_INTERNAL where it opens something for writing that has no log, before it is touched. */
+  async whileChanging<T>(change: () => Promise<T>): Promise<T> {
+    this.#isChanging = true;
+    try {
+      return await change();
+    } finally {
+      this.#isChanging = false;
+    }
+  }
+
   /** Has these bytes of a staged image written when its log is applied, be they changed or not: where a fence lies. */
   async include(path: string, start: number, lengthBytes: number): Promise<void> {
     const file = await this.#open(path, "read", AS_IMAGE);
@@ -136,6 +147,8 @@ export class StagedStorage implements Storage {
     const stat = await this.#below.stat(path);
     if (stat === undefined || !this.isStaged(stat)) {
       if (stat !== undefined) await this.#requireSame(path);
+      if (access === "write" && this.#isChanging)
+        throw new ImgtxError("E_INTERNAL", "a file is to be changed that has no redo log", { image: path });
       return await this.#open(path, access, options);
     }
     return await elseClosed(await this.#open(path, "read", options), async (base) => {

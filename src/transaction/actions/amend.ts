@@ -148,6 +148,6 @@ async function openDataFile(
       },
     );
   }
-  const { file, fingerprint } = link;
-  return { dataFile: { path, file, fingerprint }, reads: chains.map((chain) => ({ device, chain })) };
+  const { file, stat, fingerprint } = link;
+  return { dataFile: { path, file, stat, fingerprint }, reads: chains.map((chain) => ({ device, chain })) };
 }

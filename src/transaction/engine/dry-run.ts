@@ -38,12 +38,14 @@ export class DryRun {
         const options = { transaction, log, guardedBy: "fence", folder } as const;
         this.#logs.push(await this.staged.stage(link.path, options));
       }
-      const file = await this.staged.openFile(link.path, "write", AS_IMAGE);
-      try {
-        await change.write(file, transaction);
-      } finally {
-        await file.close();
-      }
+      await this.staged.whileChanging(async () => {
+        const file = await this.staged.openFile(link.path, "write", AS_IMAGE);
+        try {
+          await change.write(file, transaction);
+        } finally {
+          await file.close();
+        }
+      });
     }
   }
 

@@ -186,9 +186,9 @@ export async function stageChanges(
     if (staged.logOf(link.stat) === undefined) {
       await staged.stage(image, { transaction, ...namesOf(planned), guardedBy });
     }
-    const file = await staged.openFile(image, "write", AS_IMAGE);
+    const file = await staged.whileChanging(async () => await staged.openFile(image, "write", AS_IMAGE));
     try {
-      const taken = await change.write(file, transaction);
+      const taken = await staged.whileChanging(async () => await change.write(file, transaction));
       const isFenced = guardedBy === "fence" && (await isFileFenced(file.onDisk ?? file));
       if (guardedBy === "fence") await includeFences(staged, file, transaction);
       const isTimeKnown = known?.log !== log || known.modifiedNs !== null;

@@ -52,3 +52,16 @@ test("a sparse image is staged by a link's name, applied, and is as sparse as it
   expect(after.blocks * 512).toBeLessThan(2 * MIB);
   expect(readdirSync(folder)).toEqual(["a.raw", "link"]);
 });
+
+test("a change that opens for writing what has no log is stopped before it touches it", async () => {
+  const folder = makeFolder();
+  const [image, other] = [`${folder}/a.raw`, `${folder}/other.raw`];
+  for (const file of [image, other]) writeFileSync(file, Buffer.alloc(4096, 5));
+  const staged = new StagedStorage(makeNodeStorage());
+  await staged.stage(image, { transaction: "t", log: ".imgtx-t-0.redo", guardedBy: "digests" });
+  const opening = staged.whileChanging(async () => await staged.openFile(other, "write"));
+  await expect(opening).rejects.toMatchObject({ code: "E_INTERNAL", image: other });
+  await (await staged.whileChanging(async () => await staged.openFile(image, "write"))).close();
+  await (await staged.openFile(other, "write")).close();
+  await staged.close();
+});

@@ -68,12 +68,14 @@ function makeImage(bench: Workbench, folder: string, name: string): string {
   return file;
 }
 
-async function makeDisks(): Promise<{ bench: Workbench; theirs: (name: string) => string }> {
+async function makeDisks(
+  names: readonly string[] = Object.keys(LAYOUTS),
+): Promise<{ bench: Workbench; theirs: (name: string) => string }> {
   const bench = new Workbench(makeFolder());
   writeFileSync(bench.at("base.raw"), Buffer.alloc(9 * M, 5));
   const other = path.join(bench.root, "theirs");
   bench.makeFile("theirs/README", "copies for qemu-img\n");
-  for (const name of Object.keys(LAYOUTS)) {
+  for (const name of names) {
     await bench.add(name, makeImage(bench, bench.root, name));
     makeImage(bench, other, name);
   }
@@ -222,6 +224,42 @@ describe("a resized disk", () => {
     await bench.abort(id);
     expect(["a.qcow2", "b.raw"].map((name) => stateOf(bench.at(name)))).toEqual(before);
     expect(redoLogs(bench)).toEqual([]);
+  });
+
+  qemu.test("with a data file comes after other changes, and neither file is touched before", async () => {
+    const names = ["data", "raw-data"];
+    const { bench, theirs } = await makeDisks(names);
+    const files = names.flatMap((name) => [bench.at(`${name}.qcow2`), bench.at(`${name}.data`)]);
+    const before = files.map(stateOf);
+    const marked = {
+      kind: "bitmap-add",
+      devices: names,
+      bitmap: "b0",
+      isDisabled: false,
+      sources: [],
+    } as const;
+    const cut = { shrink: true, force: true };
+    const requests = [
+      marked,
+      ...names.map((name) => resizeRequest(name, 640 * K, cut)),
+      ...names.map((name) => resizeRequest(name, 5 * M)),
+    ];
+    await bench.run(requests, { dryRun: true });
+    expect(files.map(stateOf)).toEqual(before);
+    for (const isKept of [false, true]) {
+      const id = await bench.begin();
+      for (const request of requests) await bench.run(request);
+      expect(files.map(stateOf)).toEqual(before);
+      if (isKept) await bench.commit(id);
+      else await bench.abort(id);
+    }
+    expect(redoLogs(bench)).toEqual([]);
+    for (const name of names) {
+      runWell("qemu-img", "bitmap", "--add", theirs(name), "b0");
+      for (const size of [640 * K, 5 * M])
+        runWell("qemu-img", "resize", "-q", "--shrink", theirs(name), String(size));
+      await judge(bench.at(`${name}.qcow2`), theirs(name));
+    }
   });
 
   test("leaves no log where an action after it is refused", async () => {
