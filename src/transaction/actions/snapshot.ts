@@ -152,7 +152,7 @@ async function planVolumes(
       targets.push(target);
       continue;
     }
-    const name = file ?? (await nameOverlay(entry, namingOf(request, device, taken), context));
+    const name = file ?? (await nameOverlay(entry, howToName(request, device, taken), context));
     const path = await context.canonicalPath(name, device);
     targets.push({ ...target, file: path });
     taken.add(path);
@@ -182,7 +182,7 @@ async function planTarget(
   const { device } = target;
   const entry = requireDevice(context.table, device);
   assertOverlayFormat(target.device, target.format);
-  const file = target.file ?? (await nameOverlay(entry, namingOf(request, device, taken), context));
+  const file = target.file ?? (await nameOverlay(entry, howToName(request, device, taken), context));
   const path = await context.canonicalPath(file, device);
   const below = await context.openChain(entry.image, entry.format, device);
   const there = await context.storage.statLink(path);
@@ -228,12 +228,12 @@ async function planTarget(
   };
 }
 
-function namingOf(
+function howToName(
   { name }: SnapshotRequest,
   device: string,
   taken: ReadonlySet<string>,
 ): Parameters<typeof nameOverlay>[1] {
-  return { after: name ?? null, taken, naming: `snapshot ${device} FILE` };
+  return { after: name ?? null, taken, hint: `name its file: \`imgtx snapshot ${device} FILE\`` };
 }
 
 function sizeOf({ volumeBytes, bitmap }: SnapshotRequest): VolumeSize {

@@ -270,14 +270,14 @@ interface HowToName {
   /** What it is named after, a snapshot's name; null: the time. */
   readonly after: string | null;
   readonly taken: ReadonlySet<string>;
-  /** The command that says FILE for it, where it can be named after nothing. */
-  readonly naming: string;
+  /** How its file is named, where it can be named after nothing. */
+  readonly hint: string;
 }
 
 /** A volume that is made has no ending. */
 export async function nameOverlay(
   { name: device, image, provision }: Pick<DeviceEntry, "name" | "image" | "provision">,
-  { after, taken, naming }: HowToName,
+  { after, taken, hint }: HowToName,
   { storage, madeHere }: Pick<PlanContext, "storage" | "madeHere">,
 ): Promise<string> {
   const folder = posix.dirname(image);
@@ -285,7 +285,7 @@ export async function nameOverlay(
     throw new ImgtxError("E_REFUSED", "beside a device node there is no place for an overlay", {
       device,
       image,
-      hint: `name its file: \`imgtx ${naming}\``,
+      hint,
     });
   }
   const time = new Date(storage.host.now()).toISOString().replaceAll(/[-:]|\..*/g, "");

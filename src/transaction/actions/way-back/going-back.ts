@@ -52,12 +52,12 @@ export async function findPlace(
   const [top] = chainKept;
   if (!top) throw new Error("a sealed device has an image");
   const chain = await context.openChain(top.image, top.format, device, trusted);
-  const naming = `rollback ${device}=FILE --to ${snapshot.number}`;
+  const hint = `name its file: \`imgtx rollback ${device}=FILE --to ${snapshot.number}\``;
   const file =
     request.overlays?.find((one) => one.device === device)?.file ??
     (await nameOverlay(
       { name: device, image: top.image, provision },
-      { after: sayShort(snapshot), taken, naming },
+      { after: sayShort(snapshot), taken, hint },
       context,
     ));
   return { kept: chainKept, top, chain, path: await context.canonicalPath(file, device) };
