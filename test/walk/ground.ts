@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { dirname, join } from "node:path";
 import type { Random } from "../helpers/random.ts";
 import type { Effect } from "./effects.ts";
-import { CELL_BYTES, CELLS, type Content, type Device, type World } from "./world.ts";
+import { CELL_BYTES, CELLS, type Content, type Device, slotOf, type World } from "./world.ts";
 
 export interface Move {
   readonly argv: readonly string[];
@@ -50,7 +50,7 @@ export function pickDevice(
 /** Beside the device's image. */
 export function freshFile({ world, ...ground }: Ground, name: string, ending = "qcow2"): string {
   const folder = dirname(world.devices.get(name)?.image ?? "");
-  return join(folder, `${name}-${ground.nextNumber()}.${ending}`);
+  return join(folder, `${slotOf(name)}-${ground.nextNumber()}.${ending}`);
 }
 
 export const own = (argv: readonly string[], more: Partial<Move> = {}): Move => ({

@@ -14,8 +14,8 @@ import {
   pickDevice,
   type Propose,
 } from "./ground.ts";
-import { WAYS_BACK } from "./way-back.ts";
-import { CELLS } from "./world.ts";
+import { rename, WAYS_BACK } from "./way-back.ts";
+import { CELLS, slotOf } from "./world.ts";
 
 function snapshot(ground: Ground): Move | undefined {
   const found = pickDevice(ground);
@@ -86,7 +86,7 @@ function migrate(ground: Ground): Move | undefined {
   if (!found) return undefined;
   const [name] = found;
   const source = freshFile(ground, name);
-  const dest = join(ground.cwd, "..", "C", `${name}-${ground.nextNumber()}.qcow2`);
+  const dest = join(ground.cwd, "..", "C", `${slotOf(name)}-${ground.nextNumber()}.qcow2`);
   return own(["migrate", name, dest, "--new-source", source]);
 }
 
@@ -112,6 +112,7 @@ const MOVES: readonly (readonly [number, Propose])[] = [
   [4, migrate],
   [5, freeze],
   [6, unfreeze],
+  [6, rename],
   ...CHANGES,
 ];
 const ALONE = [...MOVES, ...WAYS_BACK];
@@ -130,7 +131,8 @@ export function proposeMove(ground: Ground, occasion: Occasion): Move {
     const move = propose(ground);
     if (!move || (occasion === "inside" && move.argv[0] === "img")) continue;
     // Which of two comes first is not known: neither may change what the other finds.
-    if (occasion !== "beside another" || !move.effects?.some(({ kind }) => kind !== "keep")) return move;
+    const staysAsItIs = move.effects?.every(({ kind }) => kind === "keep" || kind === "name") ?? true;
+    if (occasion !== "beside another" || staysAsItIs) return move;
   }
 }
 

@@ -2,7 +2,7 @@
 // then on that stays, whichever image it is in later.
 
 import { runImgtx, type Place } from "./tools.ts";
-import { type Content, Fault, isSame, readContent, sayEnd } from "./world.ts";
+import { type Content, Fault, isSame, readContent, sayEnd, slotOf } from "./world.ts";
 
 export interface SealedImage {
   readonly number: number;
@@ -15,7 +15,7 @@ export interface SealedImage {
 export type Sealed = ReadonlyMap<string, Content>;
 
 export const keyOf = ({ number, device }: Pick<SealedImage, "number" | "device">): string =>
-  `snapshot ${number} of ${device}`;
+  `snapshot ${number} of ${slotOf(device)}`;
 
 export async function listSealed(place: Place): Promise<SealedImage[]> {
   const ended = await runImgtx(place, ["snapshot-list", "--json"]);

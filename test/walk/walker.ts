@@ -14,13 +14,14 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { type Random, seededRandom } from "../helpers/random.ts";
-import { applyEffects, type Effect } from "./effects.ts";
+import { applyEffects, assertNames, type Effect, withNames } from "./effects.ts";
 import type { Ground, Move } from "./ground.ts";
 import { assertSealed, listSealed } from "./sealed.ts";
 import { type Cut, type Ended, guestWrites, type Place, runImgtx } from "./tools.ts";
 import {
   assertContent,
   assertView,
+  byNamesOf,
   CELL_BYTES,
   type Content,
   type Device,
@@ -35,6 +36,8 @@ import {
   readContent,
   readSnapshots,
   sayEnd,
+  slotOf,
+  viewOf,
   type World,
   worldFrom,
 } from "./world.ts";
@@ -92,8 +95,9 @@ export class Walker {
   /** Writes through the view, in place or not, and perhaps puts the time back. Has the model know of it. */
   guest(name: string): void {
     const device = this.world.devices.get(name);
-    const view = join(this.place.cwd, "devices", name);
-    if (!device || !existsSync(view)) return;
+    const slot = slotOf(name);
+    const view = viewOf(this.place, slot);
+    if (!device || view === undefined) return;
     const image = realpathSync(view);
     const format = this.formatOf(image, name);
     const cells = device.content.length;
@@ -113,10 +117,10 @@ export class Walker {
     this.count("guest writes");
     if (lies) utimesSync(image, Number(times.atimeNs) / 1e9, Number(times.mtimeNs) / 1e9);
     const written = (content: Content): Content => content.slice().fill(pattern, cell, cell + count);
-    this.#writtenSince.set(name, [...(this.#writtenSince.get(name) ?? []), written]);
+    this.#writtenSince.set(slot, [...(this.#writtenSince.get(slot) ?? []), written]);
     // After a crash the view may lead to an image already that the model does not have the device on yet.
     const isElsewhere = !isOn(device, image);
-    if (isElsewhere && !this.#heldBefore.has(name)) this.#heldBefore.set(name, device.content);
+    if (isElsewhere && !this.#heldBefore.has(slot)) this.#heldBefore.set(slot, device.content);
     const known = isElsewhere ? this.world.left.get(image) : undefined;
     const left = known ? new Map(this.world.left).set(image, written(known)) : this.world.left;
     const now = { ...device, content: written(device.content) };
@@ -157,9 +161,11 @@ export class Walker {
   }
 
   follow(move: Move, listing: Listing, choice: string | undefined): void {
-    const before = this.world;
+    const before = byNamesOf(listing, this.world);
+    this.#atCut = byNamesOf(listing, this.#atCut);
     const hasMoved = listing.generation > before.generation;
     const effects = hasMoved ? (move.effects ?? []) : [];
+    if (move.content === "own" && choice === undefined) assertNames(this.world, listing, effects);
     this.world = worldFrom(
       listing,
       (device) => {
@@ -181,9 +187,9 @@ export class Walker {
     );
     this.#followSnapshots(effects, choice);
     const left = new Map(this.world.left);
-    for (const [name, content] of this.#heldBefore) {
-      const image = before.devices.get(name)?.image;
-      if (image !== undefined && this.world.devices.get(name)?.image !== image) left.set(image, content);
+    for (const [name, { image }] of before.devices) {
+      const content = this.#heldBefore.get(slotOf(name));
+      if (content && this.world.devices.get(name)?.image !== image) left.set(image, content);
     }
     this.world = { ...this.world, left };
     this.#heldBefore.clear();
@@ -200,11 +206,12 @@ export class Walker {
     { effects, choice }: { readonly effects: readonly Effect[]; readonly choice: string | undefined },
   ): Content {
     const atCut = this.#atCut.devices.get(name);
-    const isLeftBehind = this.#leftBehind.has(name) && was.image !== image;
+    const slot = slotOf(name);
+    const isLeftBehind = this.#leftBehind.has(slot) && was.image !== image;
     const unchanged = ((isLeftBehind && atCut) || was).content;
-    if (!atCut || !effects.some(({ device }) => device === name)) return unchanged;
+    if (!atCut || !effects.some(({ device }) => slotOf(device) === slot)) return unchanged;
     const { content } = applyEffects(effects, name, { content: atCut.content, kept: this.keptBy(atCut) });
-    const writes = isLeftBehind ? [] : (this.#writtenSince.get(name) ?? []);
+    const writes = isLeftBehind ? [] : (this.#writtenSince.get(slot) ?? []);
     const changed = writes.reduce((result, write) => write(result), content);
     // A way out that was chosen may have left the image as it was.
     return choice !== undefined && isSame(readContent(image, format), unchanged) ? unchanged : changed;
@@ -220,7 +227,8 @@ export class Walker {
     const kept = new Map(this.world.kept);
     for (const [name, device] of this.world.devices) {
       const was = this.#atCut.devices.get(name);
-      if (!was || !effects.some((effect) => effect.device === name && effect.kind !== "back")) continue;
+      const slot = slotOf(name);
+      if (!was || !effects.some(({ device: one, kind }) => slotOf(one) === slot && kind !== "back")) continue;
       const before = this.keptBy(was);
       const after = applyEffects(effects, name, { content: was.content, kept: before }).kept;
       const wanted = choice === undefined ? after : new Map([...before, ...after]);
@@ -254,7 +262,7 @@ export class Walker {
       this.count("ways out taken");
       const { stderr, stdout } = await this.run(way.split(" "), undefined);
       for (const [, name = ""] of `${stdout}${stderr}`.matchAll(/stays there, and is not on '(\w+)'/g)) {
-        this.#leftBehind.add(name);
+        this.#leftBehind.add(slotOf(name));
       }
     }
     throw new Fault("recovery does not come to an end");
@@ -303,7 +311,10 @@ export class Walker {
     return {
       cwd: this.place.cwd,
       random: this.random,
-      world: this.world,
+      world: withNames(
+        this.world,
+        (this.open?.moves ?? []).flatMap(({ effects = [] }) => effects),
+      ),
       nextNumber: () => (this.number += 1),
       knowImage: (path: string, content: Content) => {
         this.world = { ...this.world, left: new Map(this.world.left).set(path, content) };

@@ -4,6 +4,7 @@ import { existsSync, mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { chance, type Ground, type Move, own, pick, pickDevice, type Propose } from "./ground.ts";
 import { keyOf } from "./sealed.ts";
+import { slotOf } from "./world.ts";
 
 /** To what a snapshot keeps of all its devices, or of one. */
 function rollback(ground: Ground): Move | undefined {
@@ -48,6 +49,16 @@ function relocate(ground: Ground): Move | undefined {
   mkdirSync(to, { recursive: true });
   const keep = chance(ground, 20) ? ["--keep"] : [];
   return own(["relocate", name, to, ...keep], { effects: [{ kind: "move", device: name }] });
+}
+
+/** To a name that nobody had, or back to its first. */
+export function rename(ground: Ground): Move | undefined {
+  const found = pickDevice(ground);
+  if (!found) return undefined;
+  const [device] = found;
+  const first = slotOf(device);
+  const name = device !== first && chance(ground, 40) ? first : `${first}_${ground.nextNumber()}`;
+  return own(["device", "rename", device, name], { effects: [{ kind: "name", device, name }] });
 }
 
 /** How often each comes, as in `moves.ts`. */

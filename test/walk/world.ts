@@ -4,7 +4,7 @@
 // not predict which image a device is on: that is observed. It predicts what the device holds, given where it is, and
 // what each of its internal snapshots does.
 
-import { readdirSync, realpathSync } from "node:fs";
+import { existsSync, readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { type Guest, openGuest, openHostImage, openSnapshots, readHeader } from "../helpers/guest-content.ts";
 import type { Sealed, SealedImage } from "./sealed.ts";
@@ -25,6 +25,9 @@ export interface Device {
   /** Its images, from the active layer down. */
   readonly chain: readonly Layer[];
 }
+
+/** What a device stays by whatever it is called: it is `vda`, or `vda_7` after a rename. */
+export const slotOf = (name: string): string => name.split("_")[0] ?? name;
 
 export interface Layer {
   readonly image: string;
@@ -80,6 +83,15 @@ export async function listDevices(place: Place): Promise<Listing> {
 
 export function sayEnd({ status, stderr }: Ended): string {
   return `${status ?? "a signal"}: ${stderr.trim()}`;
+}
+
+/** The world with its devices by the names that they are listed with: which those are is observed. */
+export function byNamesOf({ devices }: Listing, world: World): World {
+  const named = [...world.devices].map(([name, device]) => {
+    const now = devices.find((one) => slotOf(one.name) === slotOf(name));
+    return [now?.name ?? name, device] as const;
+  });
+  return { ...world, devices: new Map(named) };
 }
 
 /** What a guest of the image finds, cell by cell. A cell of several bytes is a mixture, which no guest has written. */
@@ -192,6 +204,13 @@ export function assertView(place: Place, world: World): void {
     const leads = realpathSync(join(place.cwd, "devices", name));
     if (leads !== realpathSync(image)) throw new Fault(`devices/${name} leads to ${leads}, not to ${image}`);
   }
+}
+
+/** The device's own link. After a crash amid a rename it may have the other name already. */
+export function viewOf({ cwd }: Place, slot: string): string | undefined {
+  const folder = join(cwd, "devices");
+  const name = existsSync(folder) && readdirSync(folder).find((one) => slotOf(one) === slot);
+  return typeof name === "string" && existsSync(join(folder, name)) ? join(folder, name) : undefined;
 }
 
 /** Files that imgtx makes on its way, and that must not be there when nothing is under way. */
