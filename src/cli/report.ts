@@ -99,6 +99,12 @@ export class Report {
     else stdout.write(this.#pasteable(linesOf(drawing.text(printableData(data), this.#out))));
   }
 
+  /** What names things, a line each. */
+  answerNames(names: readonly string[]): void {
+    this.stopWaiting();
+    this.#context.stdout.write(linesOf(printableData(names)));
+  }
+
   /** What was asked for as JSON, whatever the form of other results. */
   answerJson(json: object): void {
     this.stopWaiting();

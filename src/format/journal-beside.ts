@@ -90,6 +90,7 @@ export async function besideCandidates(storage: Storage, paths: readonly string[
 
 /** Names, each as a file system would find it that tells no case, or no spelling, apart. */
 interface Listed {
+  /** Of what may be a folder beside an image. */
   readonly names: ReadonlySet<string>;
   /** Of links, which lead to where their image has its folder, and of devices, which have theirs elsewhere. */
   readonly special: ReadonlySet<string>;
@@ -98,14 +99,18 @@ interface Listed {
 async function listFolder(storage: Storage, folder: string): Promise<Listed> {
   const special = await storage.readSpecial(folder);
   const names = await storage.readFolder(folder);
-  return { names: new Set(names.map(foldName)), special: new Set(special.map(foldName)) };
+  const beside = names.map(foldName).filter((name) => name.endsWith(FOLDED_SUFFIX));
+  return { names: new Set(beside), special: new Set(special.map(foldName)) };
 }
+
+const FOLDED_SUFFIX = SUFFIX.toUpperCase();
 
 function foldName(path: string): string {
   return posix.basename(path).normalize("NFKD").toUpperCase();
 }
 
 function mayHaveOne(image: string, { names, special }: Listed): boolean {
+  if (names.size === 0 && special.size === 0) return false;
   return special.has(foldName(image)) || names.has(foldName(folderBeside(image, undefined)));
 }
 

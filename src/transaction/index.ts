@@ -7,7 +7,7 @@ export { adoptWorkspace } from "./recover/adopt.ts";
 export { hasNoSavepoint, NO_TRANSACTION, requireTransaction, TO_SHOW, toUseSavepoint } from "./choose.ts";
 export { describeDevices, listDeviceNames } from "./describe/describe.ts";
 export { listGenerations } from "./describe/describe-history.ts";
-export { listSnapshots, showSnapshot } from "./describe/describe-snapshots.ts";
+export { listKept, listSnapshots, nameSnapshots, showSnapshot } from "./describe/describe-snapshots.ts";
 export { describeTree, type TreeDescription, type TreeImage } from "./describe/tree.ts";
 export { type Allocation, measureAllocation } from "./report/allocation.ts";
 export { assertWritable, writeNewFile } from "./report/new-file.ts";

@@ -13,14 +13,9 @@ interface DeviceList {
   readonly devices: readonly DeviceDescription[];
 }
 
-const NAMES: Drawing<DeviceList> = {
-  text: ({ devices }) => devices.map(({ name }) => name),
-  json: ({ generation, devices }) => withSchema({ generation, devices: devices.map(deviceJson) }),
-};
-
 const TABLE: Drawing<DeviceList> = {
   text: ({ devices }, canvas) => (devices.length === 0 ? [] : drawDevices(devices, canvas)),
-  json: NAMES.json,
+  json: ({ generation, devices }) => withSchema({ generation, devices: devices.map(deviceJson) }),
 };
 
 export const deviceList: PlainCommand = {
@@ -41,14 +36,21 @@ export const deviceList: PlainCommand = {
     exitNote: "With --check, 1 also says that a device is not as it should be.",
   },
   async execute(invocation) {
+    const { input, report } = invocation;
     const { engine, session } = await openToRead(invocation);
+    const givesNames = report.quiet && !report.answersJson;
+    if (givesNames && !input.flag("--check")) {
+      // A completion asks for them: no image is opened.
+      report.answerNames(await engine.listDeviceNames(session));
+      return 0;
+    }
     const { generation, devices } = await engine.describeDevices(session, undefined);
     // The table does not show who has images open, and to find that takes as long as all else.
-    const shown = invocation.report.answersJson ? await engine.withHolders(session, devices) : devices;
-    const list = { generation, devices: shown };
-    invocation.report.answer(list, invocation.report.quiet ? NAMES : TABLE);
-    if (list.devices.length === 0) invocation.report.advice("no devices yet: imgtx device add NAME FILE");
-    const isSound = list.devices.every(({ state }) => state === "ok");
-    return invocation.input.flag("--check") && !isSound ? 1 : 0;
+    const shown = report.answersJson ? await engine.withHolders(session, devices) : devices;
+    if (givesNames) report.answerNames(devices.map(({ name }) => name));
+    else report.answer({ generation, devices: shown }, TABLE);
+    if (devices.length === 0) report.advice("no devices yet: imgtx device add NAME FILE");
+    const isSound = devices.every(({ state }) => state === "ok");
+    return input.flag("--check") && !isSound ? 1 : 0;
   },
 };

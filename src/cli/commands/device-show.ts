@@ -35,10 +35,7 @@ export const deviceShow: PlainCommand = {
     const { devices } = await engine.describeDevices(session, [name]);
     const [device] = invocation.report.answersJson ? await engine.withHolders(session, devices) : devices;
     if (device === undefined) throw new ImgtxError("E_NO_DEVICE", `there is no device '${name}'`);
-    const kept = await engine.listSnapshots(session, { device: name });
-    const snapshots = kept
-      .filter(({ problem }) => problem === null)
-      .map(({ number, name: called, created }) => ({ number, name: called, created }));
+    const snapshots = await engine.listKept(session, name);
     invocation.report.answer({ ...device, snapshots }, DEVICE);
     return 0;
   },

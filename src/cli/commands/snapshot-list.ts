@@ -14,12 +14,6 @@ const SNAPSHOTS: Drawing<readonly SnapshotDescription[]> = {
   json: (snapshots) => withSchema({ snapshots: snapshots.map(snapshotJson) }),
 };
 
-/** Of each what names it, a line each. */
-const SNAPSHOT_NAMES: Drawing<readonly SnapshotDescription[]> = {
-  text: (snapshots) => snapshots.map(({ number, name }) => name ?? String(number)),
-  json: SNAPSHOTS.json,
-};
-
 export const snapshotList: PlainCommand = {
   kind: "plain",
   definition: {
@@ -40,8 +34,13 @@ export const snapshotList: PlainCommand = {
   async execute(invocation) {
     const { input, report } = invocation;
     const { engine, session } = await openToRead(invocation);
+    if (report.quiet && !report.answersJson) {
+      const named = await engine.nameSnapshots(session, readChoice(input));
+      report.answerNames(named.map(({ number, name }) => name ?? String(number)));
+      return 0;
+    }
     const snapshots = await engine.listSnapshots(session, readChoice(input));
-    report.answer(snapshots, report.quiet ? SNAPSHOT_NAMES : SNAPSHOTS);
+    report.answer(snapshots, SNAPSHOTS);
     if (snapshots.length === 0) report.advice("no snapshots yet: imgtx snapshot-group --all takes one");
     return 0;
   },

@@ -10,9 +10,17 @@ export function printable(text: string): string {
   return text.replace(UNPRINTABLE, (character) => `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`);
 }
 
-/** A copy of plain data in which every string is printable. What is drawn for people goes through here. */
+/** Plain data in which every string is printable: a copy, where one was not. What is drawn for people goes through here. */
 export function printableData<T>(data: T): T {
-  return copyPrintable(data) as T;
+  return isPrintable(data) ? data : (copyPrintable(data) as T);
+}
+
+function isPrintable(data: unknown): boolean {
+  if (typeof data === "string") return data.search(UNPRINTABLE) === -1;
+  if (Array.isArray(data)) return data.every(isPrintable);
+  if (typeof data !== "object" || data === null) return true;
+  for (const key in data) if (!isPrintable(data[key as keyof typeof data])) return false;
+  return true;
 }
 
 function copyPrintable(data: unknown): unknown {

@@ -16,8 +16,12 @@ export function toStoredPath(root: string, path: string): string {
 }
 
 export function fromStoredPath(root: string, stored: string): string {
-  return posix.isAbsolute(stored) ? stored : posix.join(root, stored);
+  if (posix.isAbsolute(stored)) return stored;
+  // A table may have fifty thousand: most need no more than this.
+  return root === "/" || NO_PLAIN_NAME.test(stored) ? posix.join(root, stored) : `${root}/${stored}`;
 }
+
+const NO_PLAIN_NAME = /(?:^|\/)\.{0,2}(?:\/|$)/;
 
 export function isBelow(root: string, path: string): boolean {
   return path.startsWith(root === "/" ? root : `${root}/`);

@@ -19,7 +19,12 @@ import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { describeStatChanges } from "../../format/index.ts";
 import type { FileStat } from "../../storage/index.ts";
 import type { Session } from "../requests/request.ts";
-import type { BesideDescription, SealedDescription, SnapshotDescription } from "./results.ts";
+import type {
+  BesideDescription,
+  DeviceDescription,
+  SealedDescription,
+  SnapshotDescription,
+} from "./results.ts";
 
 interface Wanted {
   /** Default: all. */
@@ -37,19 +42,50 @@ export async function listSnapshots({ workspace }: Session, wanted: Wanted): Pro
 export async function listSnapshotsOf(
   workspace: Workspace,
   table: DeviceTable,
-  { device, count = Infinity }: Wanted,
+  { device, count }: Wanted,
 ): Promise<SnapshotDescription[]> {
-  if (device !== undefined) requireDevice(table, device);
   const look = new Look(workspace, table);
   const found: SnapshotDescription[] = [];
-  for (const ref of table.snapshots.toReversed()) {
-    if (found.length >= count) break;
-    // By the record alone: the images of the others are not looked at. One that can't be read is listed as that.
-    const kept = device === undefined ? undefined : await unlessItFails(() => look.snapshots.read(ref));
-    if (kept?.devices.every((one) => one.device !== device) !== true)
-      found.push(await describeOne(look, ref));
-  }
+  for (const { ref } of await choose(look.snapshots, table, { device, count }))
+    found.push(await describeOne(look, ref));
   return found;
+}
+
+/** What they are called, newest first: no image is looked at. */
+export async function nameSnapshots(
+  { workspace }: Session,
+  wanted: Wanted,
+): Promise<Pick<SnapshotRef, "number" | "name">[]> {
+  const table = await readTable(workspace);
+  return (await choose(readingSnapshots(workspace, table), table, wanted)).map(({ ref }) => ref);
+}
+
+/** Those that keep a device, as far as their records can be read, newest first: no image is looked at. */
+export async function listKept(
+  { workspace }: Session,
+  device: string,
+): Promise<NonNullable<DeviceDescription["snapshots"]>> {
+  const table = await readTable(workspace);
+  const chosen = await choose(readingSnapshots(workspace, table), table, { device });
+  return chosen.flatMap(({ ref: { number, name }, record }) =>
+    record ? { number, name, created: record.created } : [],
+  );
+}
+
+/** By the records alone, and by those only where a device is asked for. One that can't be read may be of any device. */
+async function choose(
+  snapshots: SnapshotReads,
+  table: DeviceTable,
+  { device, count = Infinity }: Wanted,
+): Promise<{ readonly ref: SnapshotRef; readonly record: Snapshot | undefined }[]> {
+  if (device !== undefined) requireDevice(table, device);
+  const chosen: { readonly ref: SnapshotRef; readonly record: Snapshot | undefined }[] = [];
+  for (const ref of table.snapshots.toReversed()) {
+    if (chosen.length >= count) break;
+    const record = device === undefined ? undefined : await unlessItFails(() => snapshots.read(ref));
+    if (record?.devices.every((one) => one.device !== device) !== true) chosen.push({ ref, record });
+  }
+  return chosen;
 }
 
 /** The one of this name or number. */

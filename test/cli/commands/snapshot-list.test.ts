@@ -24,6 +24,7 @@ test("what snapshot-list prints in one time zone is what rollback --to takes in 
     snapshots: { created: string }[];
   };
   const created = snapshots[0]?.created ?? "";
+  expect(await run("snapshot-list", "vda", "-n", "1", "-q")).toBe("one\n");
   const local = `${new Date(Date.parse(created) + 330 * 60_000).toISOString().slice(0, 19).replace("T", " ")}+05:30`;
   expect(created).toMatch(/Z$/);
   for (const list of ["snapshot-list", "history"]) expect(await run(list)).toContain(local);

@@ -146,10 +146,12 @@ describe("--quiet", () => {
   test("is silent on success, but not about recovery, and not about what was asked for", async () => {
     const engine = {
       ...recordingEngine().engine,
-      describeDevices: async () => ({
-        generation: 1,
-        devices: [makeDevice({}), makeDevice({ name: "vdb" })],
-      }),
+      // The stand-in fails on anything else: for names alone no image is looked at.
+      listDeviceNames: async () => ["vda", "vdb"],
+      nameSnapshots: async () => [
+        { number: 2, name: "mon" },
+        { number: 1, name: null },
+      ],
       listTransactions: async () => [makeTransaction({})],
       beginTransaction: async () => ({
         description: makeTransaction({}),
@@ -158,6 +160,7 @@ describe("--quiet", () => {
     };
     expect(await runCli(["rollback", "-q"], { engine })).toEqual({ status: 0, stdout: "", stderr: "" });
     expect((await runCli(["device", "list", "-q"], { engine })).stdout).toBe("vda\nvdb\n");
+    expect((await runCli(["snapshot-list", "-q"], { engine })).stdout).toBe("mon\n1\n");
     expect((await runCli(["txn", "list", "-q"], { engine })).stdout).toBe("7f3k2m9qa1\n");
     expect((await runCli(["txn", "begin", "-q"], { engine })).stdout).toBe("7f3k2m9qa1\n");
     const openSession = async () =>

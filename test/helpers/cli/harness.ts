@@ -98,7 +98,7 @@ function standIn(functions: Partial<Engine>): Engine {
     openSession: async () => session,
     listTransactions: async () => [],
     assertChangeable: async () => undefined,
-    listSnapshots: async () => [],
+    listKept: async () => [],
     withHolders: async (_session, devices) => [...devices],
     requireTransaction,
     toUseSavepoint,
