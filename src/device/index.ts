@@ -78,6 +78,12 @@ export { findLostHooks, type HookRecord, keepHookRecord, removeHookRecord } from
 export { makeFolderBeside, makeWorkspace } from "./make-workspace.ts";
 export { assertRoomFor, endMoveHere, moveWorkspace } from "./moving.ts";
 export { unmakeWorkspace } from "./unmake-workspace.ts";
+export {
+  keepVolumeRecord,
+  provisionerOf,
+  readVolumeRecord,
+  removeVolumeRecord,
+} from "./volume-records.ts";
 export { assertOwn, describeCopy, howToAdopt } from "./lock/standing.ts";
 export { fileBesidePath, type FileBeside, isFileBeside } from "./table/files-beside.ts";
 export { readTable } from "./history/present-table.ts";

@@ -78,7 +78,7 @@ export async function moveWorkspace(from: Workspace, to: Workspace): Promise<voi
 const PATIENT = { waitMs: 10_000, onWait: () => undefined };
 
 /** Folders of .imgtx whose files come along: as they are, or with their paths as seen from the new folder. */
-const PARTS = ["history", "snapshots", "beside", "givenUp"] as const;
+const PARTS = ["history", "snapshots", "beside", "givenUp", "volumes"] as const;
 
 async function writeAnew(from: Workspace, to: Workspace): Promise<void> {
   const { storage } = to;

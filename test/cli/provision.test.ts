@@ -216,6 +216,62 @@ loops.test(
   },
 );
 
+loops.test("volumes go with the layers on them, by the tag that they were made with", async () => {
+  const bench = await makeBench();
+  const { root, volumes, must } = bench;
+  // As lvremove does, it refuses what anybody has open: this process too.
+  const busy =
+    'if [ "$2" = remove ] && ls -l /proc/[0-9]*/fd | grep -q "$(readlink -f "$3")$"; then exit 9; fi';
+  const strict = wrap(bench, "strict", { before: busy });
+  await must("device", "provision", "vda", `${strict} ${volumes}`);
+  const layer = async (name: string, value: number): Promise<void> => {
+    await must("snapshot", "vda", "--name", name, "--size", "3M");
+    command("qemu-io", "-c", `write -P ${value} 2M 64k`, `${root}/devices/vda`);
+  };
+  const left = (): string[] => readdirSync(volumes).filter((name) => !name.endsWith(".tag"));
+  await layer("one", 1);
+  await layer("two", 2);
+  await layer("three", 3);
+  await layer("four", 4);
+  expect((await must("snapshot-delete", "two", "--dry-run")).stdout).toContain("taken away by");
+  await must("snapshot-delete", "two");
+  expect(left()).toEqual(["disk-after-four", "disk-after-one", "disk-after-three"]);
+  expect((await must("merge", "vda")).stdout).toContain("taken away by");
+  expect(left()).toEqual(["disk-after-one", "disk-after-three"]);
+  command("qemu-io", "-c", "read -P 4 2M 64k", "-c", "read -P 7 1M 1M", `${root}/devices/vda`);
+  await must("rollback", "vda", "--to", "one", "--size", "3M");
+  await must("snapshot", "vda", "--name", "five", "--size", "3M");
+  await must("rollback", "vda", "--to", "five", "--discard", "--size", "3M");
+  expect(left()).not.toContain("disk-after-five");
+  // Another volume has come to have the name, or there is no way to it: it stays, holds nothing, and is named.
+  await layer("six", 6);
+  writeFileSync(`${volumes}/disk-after-six.tag`, "mine\n");
+  const named = await must("merge", "vda");
+  expect(named.stderr).toMatch(/left '.*disk-after-six' as it is: the provisioner could not remove/);
+  expect(left()).toContain("disk-after-six");
+  command("qemu-io", "-c", "read -P 6 2M 64k", `${root}/devices/vda`);
+  await must("status", "--check");
+});
+
+loops.test("a merge that was killed while its volume was taken away is ended by recovery", async () => {
+  const bench = await makeBench();
+  const { root, volumes, must } = bench;
+  await must("snapshot", "vda", "--size", "3M");
+  command("qemu-io", "-c", "write -P 8 2M 64k", `${root}/devices/vda`);
+  const kills = wrap(bench, "kills", { before: '[ "$2" != remove ] || { kill -9 $PPID; exit 1; }' });
+  await must("device", "provision", "vda", `${kills} ${volumes}`);
+  const [node, ...words] = wordsToStart(PROGRAM);
+  expect(spawnSync(node, [...words, "merge", "vda"], { cwd: root }).signal).toBe("SIGKILL");
+  expect(readdirSync(volumes)).toHaveLength(2);
+  writeScript(kills, `#!/bin/sh\nexec ${bench.provisioner} "$@"\n`);
+  // As after a start of the host: its node is not there.
+  detach(`${volumes}/${readdirSync(volumes)[0] ?? ""}`);
+  rmSync(`${bench.group}/${readdirSync(volumes)[0] ?? ""}`);
+  while (readdirSync(volumes).length > 0) await must("recover");
+  command("qemu-io", "-c", "read -P 8 2M 64k", `${root}/devices/vda`);
+  await must("status", "--check");
+});
+
 loops.test("a command that somebody else could have chosen or written is not run", async () => {
   const { root, group, volumes, provisioner, run, must } = await makeBench();
   command("qemu-img", "create", "-q", "-f", "qcow2", `${root}/a.qcow2`, "1M");

@@ -23,7 +23,7 @@ export const deviceProvision: ActionCommand = {
     about:
       "Keeps the command that makes and removes volumes for a device: imgtx calls it as `CMD create|extend|" +
       "activate|remove VOLUME BYTES`, where a snapshot needs a volume, where a command has no room in one, and where a new one is " +
-      "taken back. It is run without a " +
+      "taken back, or its layer goes. It is run without a " +
       "shell, and as whoever runs imgtx; never in another user's workspace. See imgtx-block-devices(7) for what it has to do.",
     examples: [
       {

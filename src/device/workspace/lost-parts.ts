@@ -17,9 +17,9 @@ export async function findLostParts(workspace: Workspace): Promise<Part[]> {
 
 /** E_EXISTS where something that is no folder stands in the place of a part that is one. */
 export async function assertFolders(workspace: Workspace): Promise<void> {
-  const { own, snapshots, givenUp, beside, hooks, claims } = pathsOf(workspace);
+  const { own, snapshots, givenUp, beside, hooks, volumes, claims } = pathsOf(workspace);
   const parts = partsOf(workspace).map(([, part]) => part);
-  for (const path of [own, ...parts, snapshots, givenUp, beside, hooks, claims]) {
+  for (const path of [own, ...parts, snapshots, givenUp, beside, hooks, volumes, claims]) {
     const there = await workspace.storage.statLink(path);
     if (there && there.kind !== "folder") throw inTheWay(path, "a folder of its own");
   }

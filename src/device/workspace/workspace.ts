@@ -38,6 +38,7 @@ export const pathsOf = (workspace: Workspace) => ({
   journals: `${workspace.root}/.imgtx/journal`,
   givenUp: `${workspace.root}/.imgtx/given-up`,
   hooks: `${workspace.root}/.imgtx/hooks`,
+  volumes: `${workspace.root}/.imgtx/volumes`,
   views: `${workspace.root}/.imgtx/view`,
   lock: `${workspace.root}/.imgtx/lock`,
   claims: `${workspace.root}/.imgtx/claims`,

@@ -59,6 +59,8 @@ import { assertNotAppliedYet, nextTable, withCommitted } from "./committed-table
 export interface CommitInHand {
   /** Images that it has open, by path, and whether it holds QEMU's locks on them. It closes them. */
   readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }>;
+  /** Closes all that it has open of an image that has gone. */
+  readonly close?: ((image: string) => Promise<void>) | undefined;
   /** What is to be durable before the mark, and is still under way. */
   readonly underWay: Promise<unknown>;
   /** Told of copies that take long. */
@@ -118,6 +120,8 @@ interface Move {
   /** What the images that the transaction made look like, with their names, and those that it has frozen. */
   readonly looks: ReadonlyMap<string, Fingerprint>;
   readonly leases: ImageLeases;
+  /** Closes what is open of an image. */
+  readonly close: (image: string) => Promise<void>;
   /** What is left without a fence, open: see flushLeft. */
   readonly unfenced: readonly StorageFile[];
 }
@@ -217,7 +221,11 @@ async function enterCommit<T>(
     const next = withChangedImages(fenced, looks, (image) => seen.get(image)?.fingerprint);
     const closing = closingTable(table, journal.state);
     const unfenced = findUnfenced(left, images, journal.state);
-    const rest = await then(commit, { closing, record, next, looks, leases, unfenced });
+    const close = async (image: string): Promise<void> => {
+      for (const { watched, file } of images) if (watched.image === image) await file.close();
+      await commit.inHand.close?.(image);
+    };
+    const rest = await then(commit, { closing, record, next, looks, leases, close, unfenced });
     return { rest, leases };
   } catch (error) {
     leases?.drop();
@@ -291,11 +299,11 @@ async function flushLeft(files: readonly StorageFile[]): Promise<void> {
 
 async function markAndMove(
   { workspace, journal, inHand, logs }: Commit,
-  { closing, record, next, looks, leases, unfenced }: Move,
+  { closing, record, next, looks, leases, close, unfenced }: Move,
 ): Promise<() => Promise<DeviceTable>> {
   const { onProgress, throttle, onNotice, markEveryMs } = inHand;
   const told = { onProgress, throttle, onNotice, markEveryMs };
-  const held: Finishing = { isLocked: true, looks, logs, ...told, underLock: HOLDS_LOCK };
+  const held: Finishing = { isLocked: true, looks, logs, close, ...told, underLock: HOLDS_LOCK };
   // Files that go at the end, with a snapshot too.
   const removes = liveStatements(journal.state).some(
     ({ plan: { removes: files, givesUp = [] } }) => files.length + givesUp.length > 0,

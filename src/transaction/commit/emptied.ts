@@ -6,18 +6,21 @@
 //   open, and nothing stands on it or uses it, also of another workspace that is found above it.
 // - What stays is named, with the reason, and loses its fence. So does all that is below it.
 // - Nothing goes with its fence up that has another name (a hard link): by that one nobody could open it any more.
+// - A volume that a provisioner has made goes with its image: after that, when nothing is on it any more and nobody has it open.
+//   One that can't be taken away is named, and is nothing to wait for.
 // - An overlay that was to be pointed past it may have been left as it was, by force, and in a folder of its own: it is
 //   looked for wherever the transaction changes an image, and a device is, and below the workspace.
 
 import { posix } from "node:path";
-import type { Workspace } from "../../device/index.ts";
+import type { DeviceTable, Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { describeChanges, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
-import { lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
+import { type Journal, lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
 import { letGo } from "../images/let-go.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
+import { activateLayer, findLayerVolume, type LayerVolume, removeLayer } from "../images/volumes.ts";
 import { findUses, removeUnless, whyElsewhere } from "../images/removal.ts";
 import type { KeptFile } from "../requests/request.ts";
 import { isFenceUp, lowerFences } from "./leaving-fences.ts";
@@ -27,13 +30,16 @@ interface HowToRemove {
   readonly isLocked: boolean;
   /** Told of what is left where its disk is not there. Undefined: that is an error. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
+  /** Closes what the caller has open of an image that has gone, with its locks. Undefined: nothing. */
+  readonly close?: ((image: string) => Promise<void>) | undefined;
 }
 
 /** Removes what the commit has emptied, durably. Returns what stays. */
 export async function removeEmptied(
   workspace: Workspace,
-  state: TransactionState,
-  { isLocked, onLeft }: HowToRemove,
+  { state, held }: Pick<Journal, "state" | "held">,
+  table: DeviceTable,
+  { isLocked, onLeft, close }: HowToRemove,
 ): Promise<KeptFile[]> {
   const files = liveStatements(state).flatMap(({ plan }) => plan.removes);
   if (files.length === 0) return [];
@@ -44,12 +50,20 @@ export async function removeEmptied(
   await standing.readAround([], [...files, ...changed, ...uses.keys()]);
   const kept: KeptFile[] = [];
   const gone = new Set<string>();
+  const layers: LayerVolume[] = [];
   for (const path of files) {
+    const layer = await findLayerVolume(workspace, table, path, held);
+    if (layer) await activateLayer(workspace, layer);
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
       ? { path, why: `'${above.path}' stands on it` }
       : await removeOne(workspace, state, path, { isLocked, known: { uses, standing, gone } });
     if (end === "removed") gone.add(path);
+    // Where it is not there it was taken away already, or its provisioner sees to what is left of it.
+    if (layer && typeof end === "string") {
+      layers.push(layer);
+      continue;
+    }
     if (typeof end === "object") kept.push(end);
     else if (end === "absent" && !(await isDiskThere(storage, path, foldersOf(state)))) {
       const error = diskIsAway(path, "it is still to be removed");
@@ -61,7 +75,14 @@ export async function removeEmptied(
     if (await storage.stat(folder)) await storage.flushFolder(folder, "merged images gone");
   }
   const stays = kept.map(({ path }) => path);
-  return [...kept, ...(await lowerFences(workspace, only(state, stays)))];
+  const lowered = await lowerFences(workspace, only(state, stays));
+  const left: KeptFile[] = [];
+  for (const layer of layers) {
+    // It is open here, and what is in use is taken away by nobody.
+    await close?.(layer.volume.path);
+    left.push(...[(await removeLayer(workspace, layer)) ?? []].flat());
+  }
+  return [...kept, ...lowered, ...left];
 }
 
 /** With the fences of these images alone, but for those that stay up. */

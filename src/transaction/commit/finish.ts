@@ -76,6 +76,8 @@ export interface Finishing {
   readonly onNotice: ((line: string) => void) | undefined;
   /** Whether the caller has the workspace lock all the time, and leaves what takes long to others: E_UNFINISHED. */
   readonly isBrief?: boolean;
+  /** Closes what the caller has open of an image that goes. Undefined: nothing. */
+  readonly close?: ((image: string) => Promise<void>) | undefined;
   /** Does work under the workspace lock: the caller's, or one that is taken for it. */
   readonly underLock: <T>(work: () => Promise<T>) => Promise<T>;
 }
@@ -325,7 +327,7 @@ async function closeCommit(
   if (copied.size > 0) await replaceTable(workspace, withCopied(present));
   await leaveCopies(workspace, journal.state, present);
   await removeCopiedOverlays(workspace, journal.state);
-  for (const { path, why } of await removeEmptied(workspace, journal.state, how)) {
+  for (const { path, why } of await removeEmptied(workspace, journal, present, how)) {
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
   await removeRedoLogs(workspace, journal.state, how);

@@ -78,7 +78,9 @@ export async function commitImplicit(work: Work, journal: Journal, once?: Once):
     throwIfInterrupted(work.options.signal);
     const { images, underWay, options } = work;
     const { onProgress, throttle, onNotice, markEveryMs } = options;
-    const inHand = { open: images.byPath(), underWay, onProgress, throttle, onNotice, markEveryMs, once };
+    const close = async (image: string): Promise<void> => await images.closeImage(image);
+    const told = { onProgress, throttle, onNotice, markEveryMs, once };
+    const inHand = { open: images.byPath(), close, underWay, ...told };
     return await commitJournal(work.workspace, journal, waitingOf(work), inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";

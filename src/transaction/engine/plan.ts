@@ -85,7 +85,7 @@ export async function planStatement(
     statement: number,
     kind: request.kind,
     devices: plan.devices,
-    reports: await withVolumesLetGo(work.workspace.storage, withOtherNames(plan)),
+    reports: await withVolumesLetGo(work.workspace, statement.table, withOtherNames(plan)),
     newFiles,
     changes: plan.changes,
     allowPaths: plan.allowPaths,

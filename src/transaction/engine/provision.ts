@@ -4,7 +4,13 @@
 // devices or the names, before the provisioner is called. A statement that fails then, or a crash, has it taken away again.
 // A volume that was extended stays so: that changes nothing of what is on it.
 
-import { filesOfDevice, isProvisioned, readTable, type Workspace } from "../../device/index.ts";
+import {
+  filesOfDevice,
+  isProvisioned,
+  keepVolumeRecord,
+  readTable,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { volumesFor } from "../actions/index.ts";
 import { createVolume, extendVolume } from "../images/volumes.ts";
@@ -35,6 +41,7 @@ export async function provision(
   if (!journal) throw new Error("volumes that were entered have a journal");
   for (const volume of volumes) {
     throwIfInterrupted(work.options.signal);
+    await keepVolumeRecord(work.workspace, table, { ...volume, transaction: journal.id });
     await createVolume(work.workspace, journal, volume);
   }
   return { request: wanted.request };

@@ -17,7 +17,14 @@ import {
   isZero,
   shellQuote,
 } from "../../format/index.ts";
-import { type DeviceTable, filesOfDevice, standsOnDevices, type Workspace } from "../../device/index.ts";
+import {
+  type DeviceTable,
+  filesOfDevice,
+  provisionerOf,
+  readVolumeRecord,
+  standsOnDevices,
+  type Workspace,
+} from "../../device/index.ts";
 import type { FileStat, StorageFile } from "../../storage/index.ts";
 
 import { type PlannedReport, type PlanRecord, volumesFilled, type WatchedImage } from "../journal/index.ts";
@@ -234,15 +241,23 @@ export function assertSameDevices(
 
 /** The reports, saying of block devices that are not needed any more what becomes of them. */
 export async function withVolumesLetGo(
-  storage: Storage,
+  workspace: Workspace,
+  table: DeviceTable,
   reports: readonly PlannedReport[],
 ): Promise<readonly PlannedReport[]> {
+  const { storage } = workspace;
   const told: PlannedReport[] = [];
   for (const report of reports) {
     const notes: Note[] = [];
     for (const { path: image, change } of report.files) {
-      if (change === "remove" && (await isDeviceAt(storage, image)))
-        notes.push({ code: "volume let go", image });
+      if (change !== "remove" || !(await isDeviceAt(storage, image))) continue;
+      const made = await readVolumeRecord(workspace, table, image);
+      const command = made && provisionerOf(table, made);
+      notes.push(
+        command
+          ? { code: "volume goes", image, command: command.map(shellQuote).join(" ") }
+          : { code: "volume let go", image },
+      );
     }
     told.push(notes.length === 0 ? report : { ...report, notes: [...report.notes, ...notes] });
   }

@@ -153,6 +153,15 @@ export class OpenedImages {
     for (const [key, { chain }] of this.#held) if (chain >= mark) this.#held.delete(key);
   }
 
+  /** Closes one image, however often it is open, with its locks: it has gone. */
+  async closeImage(path: string): Promise<void> {
+    const links = this.#chains.flatMap(({ chain }) => chain.links);
+    for (const { path: image, file, dataFile } of links) {
+      if (image === path) await file.close();
+      if (dataFile?.path === path) await dataFile.file.close();
+    }
+  }
+
   async close(): Promise<void> {
     await this.closeSince(0);
     for (const file of this.#made.values()) await file.close();

@@ -8,7 +8,16 @@
 // - What is taken back is unused: it begins with zeros, as it was made, and nobody has it. Whether it is the one that was made
 //   the provisioner knows, by the tag. All else stays, and is named.
 
-import { assertMayRun, type DeviceEntry, type Workspace } from "../../device/index.ts";
+import {
+  assertMayRun,
+  type DeviceEntry,
+  type DeviceTable,
+  provisionerOf,
+  readTable,
+  readVolumeRecord,
+  removeVolumeRecord,
+  type Workspace,
+} from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { claimUnused, isDeviceIdentity, shellQuote } from "../../format/index.ts";
 import type { ProgramEnd } from "../../storage/index.ts";
@@ -21,6 +30,7 @@ import { assertRunnable } from "./provisioner.ts";
 const LIMIT_MS = 300_000;
 
 type Verb = "create" | "extend" | "activate" | "remove";
+/** Whose tag the volume has, and what the command holds while it runs. */
 type Owner = Pick<Journal, "id" | "held">;
 /** Changes nothing that a transaction would have to take back. */
 const NOBODY = { id: "", held: undefined };
@@ -71,15 +81,64 @@ export async function removeVolumes(
     const { path } = volume;
     await activateVolume(workspace, journal, volume);
     const why = await whyUsed(workspace, path);
-    if (why !== undefined) {
-      kept.push({ path, why });
-      continue;
-    }
-    await call(workspace, journal, "remove", volume);
-    if (await workspace.storage.stat(path))
-      throw failure("remove", volume, "it ended well, and the volume is there");
+    if (why !== undefined) kept.push({ path, why });
+    else await removeVolume(workspace, journal, volume);
+    // What somebody uses is none of imgtx's any more.
+    await removeVolumeRecord(workspace, path);
   }
   return kept;
+}
+
+/** E_COMMAND_FAILED where it is there afterwards. */
+async function removeVolume(workspace: Workspace, owner: Owner, volume: PlannedVolume): Promise<void> {
+  await call(workspace, owner, "remove", volume);
+  if (await workspace.storage.stat(volume.path))
+    throw failure("remove", volume, "it ended well, and the volume is there");
+}
+
+/** A volume that a layer was on, of another transaction than the one at work. */
+export interface LayerVolume {
+  readonly volume: PlannedVolume;
+  /** With the tag that it was made with. */
+  readonly owner: Owner;
+}
+
+/** Of an image that goes: its volume, where the provisioner of its device has made it, and there is one. */
+export async function findLayerVolume(
+  workspace: Workspace,
+  table: DeviceTable,
+  path: string,
+  held: Owner["held"],
+): Promise<LayerVolume | undefined> {
+  const made = await readVolumeRecord(workspace, table, path);
+  const command = made && provisionerOf(table, made);
+  if (!made || !command) return undefined;
+  const { device, transaction: id } = made;
+  // How large it is does not matter to who takes it away.
+  return { volume: { device, path, sizeBytes: 0, command }, owner: { id, held } };
+}
+
+/** The same as it is before it is looked at: its node is made where that is not there. */
+export async function activateLayer(workspace: Workspace, { volume, owner }: LayerVolume): Promise<void> {
+  await activateVolume(workspace, owner, volume);
+}
+
+/** Takes it away, where it holds nothing any more and nobody has it. Undefined: it is gone. Else it stays, and can go later. */
+export async function removeLayer(
+  workspace: Workspace,
+  { volume, owner }: LayerVolume,
+): Promise<KeptFile | undefined> {
+  const { path } = volume;
+  try {
+    const why = await whyUsed(workspace, path);
+    if (why !== undefined) return { path, why };
+    await removeVolume(workspace, owner, volume);
+    await removeVolumeRecord(workspace, path);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;
+    return { path, why: error.message };
+  }
 }
 
 /** Has a node made where that is not there, as after a start of the host. What is gone stays so. */
@@ -113,8 +172,15 @@ export async function activateAll(
 ): Promise<void> {
   const { volumes, statements } = journal.state;
   for (const volume of volumes) await activateVolume(workspace, journal, volume);
+  const table = await readTable(workspace);
   for (const { plan } of statements) {
     for (const { after } of plan.changes) if (after) await activateChain(workspace, after, journal);
+    // Layers that are merged, and go.
+    for (const { image, fingerprint } of plan.watched) {
+      if (!isDeviceIdentity(fingerprint)) continue;
+      const layer = await findLayerVolume(workspace, table, image, journal.held);
+      if (layer) await activateLayer(workspace, layer);
+    }
   }
 }
 

@@ -73,6 +73,10 @@ const ROWS = {
     ({ image, sizeBytes, command }) =>
       `the volume ${quoteName(image)} of ${formatBytes(sizeBytes)} would be made by: ${command}`,
   ),
+  "volume goes": row(
+    { ...IMAGE, command: isText },
+    ({ image, command }) => `the volume ${quoteName(image)} goes with it, taken away by: ${command}`,
+  ),
   "volume let go": row(
     IMAGE,
     ({ image }) =>

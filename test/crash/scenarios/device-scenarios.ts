@@ -136,6 +136,15 @@ const IN_PLACE: readonly Scenario[] = [
     { ...PROVISIONED, studied: [1, 2] },
   ),
   onVolumes(
+    "a volume that is made for a rollback, and one that goes with what is left",
+    [step("rollback vda --to one --discard --size 640k")],
+    {
+      ...PROVISIONED,
+      prepare: [...(PROVISIONED.prepare ?? []), step("snapshot vda ../images/vol-m --size 640k --name one")],
+      changing: { "images/vol-m": "overlay", "images/vol-a-after-one": "overlay" },
+    },
+  ),
+  onVolumes(
     "volumes changed, mirrored and snapshotted onto others in a transaction of several commands",
     [
       step("txn begin"),
