@@ -17,7 +17,8 @@
 //   counts as done when the journal says so, durably, before the fence comes down: what was merged goes then.
 // - Whatever the order of the statements, redo logs come first, then all copies, then what is made of them (`late`), then
 //   what points to them (`isLast`). What this order would not do as it was asked is refused (engine/plan.ts).
-// - Layers that are merged are read as the transaction leaves them, through their logs; those that go stay as they are.
+// - Layers that are merged, and what is pulled, are read as the transaction leaves them, through their logs; those that go,
+//   or that their device leaves, are not changed by then.
 //   One that is emptied is read without its log, which comes when the table has moved: all is durable below it then.
 // - What the transaction made for it goes when the table has moved, durably, and before the journal that knows its name.
 
@@ -47,7 +48,7 @@ import {
   liftCopied,
   waitsForCopies,
 } from "./change-header.ts";
-import { openMerged } from "./copy-space.ts";
+import { openedBy, openSources } from "./copy-space.ts";
 import {
   type HowToJudge,
   isOfDevice,
@@ -315,13 +316,14 @@ async function copyContent(
   copy: Copy,
   { layers, how }: { readonly layers: LayersToCopy; readonly how: HowToCopyLayers },
 ): Promise<void> {
-  const staged = await openMerged(storage, state, copy);
+  const sources = await openSources(storage, state, copy);
   try {
-    const from = { ...how, above: staged, goes: filesRemoved(state).has(copy.from) };
-    if (isUp(copy)) await copyUp(storage, copyUpOf(copy, layers.into.isFenced), from);
-    else await copyLayers(storage, layers, from);
+    const from = { ...how, above: sources, goes: filesRemoved(state).has(copy.from) };
+    if (isUp(copy)) {
+      await copyUp(openedBy(copy, storage, sources), copyUpOf(copy, layers.into.isFenced), from);
+    } else await copyLayers(storage, layers, from);
   } finally {
-    await staged.close();
+    await sources.close();
   }
 }
 

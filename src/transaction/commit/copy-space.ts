@@ -17,7 +17,7 @@ import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
 import { AS_IMAGE, isDeviceAt } from "../images/devices.ts";
 import { plannedGate } from "../images/planned-gate.ts";
 import { openStaged } from "../images/redo.ts";
-import { type Copy, copiesOf, filesMade, type TransactionState } from "../journal/index.ts";
+import { type Copy, copiesOf, filesMade, redoOf, type TransactionState } from "../journal/index.ts";
 
 /**
  * Takes the space that the copies need, before the mark: a full disk is found while there is a way back. The caller
@@ -44,14 +44,26 @@ export async function reserveForCopies(
   }
 }
 
-/** Layers that are merged as the transaction would leave them, but for one that it empties. The caller closes it. */
-export async function openMerged(
+/**
+ * Layers that are merged as the transaction would leave them, but for one that it empties. Of an image that is copied up
+ * into from what it stands on, all below it: the logs of images that its device leaves are not applied by then. The
+ * caller closes it.
+ */
+export async function openSources(
   storage: Storage,
   state: TransactionState,
-  { files, empties, up }: Copy,
+  { into, files, empties, up }: Copy,
 ): Promise<StagedStorage> {
-  const isMerged = empties !== true && (up === undefined || up.until !== undefined);
-  return await openStaged(storage, state, "read", { only: new Set(isMerged ? files : []) });
+  const redone = [...redoOf(state).values()].filter(({ image, isLast }) => image !== into && isLast !== true);
+  const below = redone.map(({ image }) => image);
+  const merged = empties === true ? [] : files;
+  const only = new Set(up !== undefined && up.until === undefined ? below : merged);
+  return await openStaged(storage, state, "read", { only });
+}
+
+/** How what is copied up into is opened, with the chain that it stands on so far. */
+export function openedBy({ up: { until } }: CopyUpStep, storage: Storage, sources: StagedStorage): Storage {
+  return until === undefined ? sources : storage;
 }
 
 interface ReserveIn {
@@ -131,7 +143,7 @@ async function reserveForMerge(
   { gate, taken, room }: ReserveIn,
 ): Promise<number> {
   const { from, into: path, format } = copy;
-  const above = await openMerged(storage, state, copy);
+  const above = await openSources(storage, state, copy);
   try {
     const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
     const isMade = filesMade(state).has(from);
@@ -166,9 +178,10 @@ async function reserveForCopyUp(
   const wanted = copyUpOf(copy, undefined);
   const reserve = async (isExact: boolean): Promise<number> => {
     const reserved: Reservation[] = [];
-    const merged = await openMerged(storage, state, copy);
+    const sources = await openSources(storage, state, copy);
+    const opening = openedBy(copy, storage, sources);
     try {
-      const spaces = await measureSpaceToCopyUp(storage, wanted, gate, { isExact, above: merged });
+      const spaces = await measureSpaceToCopyUp(opening, wanted, gate, { isExact, above: sources });
       for (const space of spaces) reserved.push(await room.reserve(space));
       taken.push(...reserved);
       return spaces.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
@@ -176,7 +189,7 @@ async function reserveForCopyUp(
       for (const one of reserved) await one.release();
       throw error;
     } finally {
-      await merged.close();
+      await sources.close();
     }
   };
   try {

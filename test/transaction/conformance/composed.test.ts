@@ -216,6 +216,23 @@ describe("in one transaction", () => {
     },
   );
 
+  // The image that the device leaves is changed when the table has moved, and read before that.
+  qemu.test.each([
+    ["a pull", pullTo()],
+    ["a pull down to a base", pullTo("base.qcow2")],
+    ["a rebase", rebaseOnto("base.qcow2")],
+  ] as const)("%s from an image that went back has what it went back to", async (_, up) => {
+    const bench = await makeChain(NAMES);
+    runWell("qemu-img", "snapshot", "-c", "one", bench.at("b.qcow2"));
+    writeGuest(bench.at("b.qcow2"), "qcow2", "write -P 99 0 4M");
+    const back = { kind: "internal-snapshot-apply", devices: ["vda"], snapshot: "one" } as const;
+    await bench.begin();
+    for (const request of [back, snapshot("c.qcow2")(bench), up(bench)]) await bench.run(request);
+    await bench.commit();
+    for (const name of ["b.qcow2", "c.qcow2"]) expect(shown(bench, bench.at(name))).toBe(IDENTICAL);
+    runWell("qemu-img", "check", "-q", bench.at("c.qcow2"));
+  });
+
   qemu.test("all of it is taken back by an abort", async () => {
     const bench = await makeChain(NAMES);
     const before = snapshotWorkspace(bench.root);
