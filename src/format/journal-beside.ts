@@ -97,8 +97,7 @@ interface Listed {
 }
 
 async function listFolder(storage: Storage, folder: string): Promise<Listed> {
-  const special = await storage.readSpecial(folder);
-  const names = await storage.readFolder(folder);
+  const { names, special } = await storage.readKinds(folder);
   const beside = names.map(foldName).filter((name) => name.endsWith(FOLDED_SUFFIX));
   return { names: new Set(beside), special: new Set(special.map(foldName)) };
 }

@@ -316,6 +316,12 @@ export interface Reservation {
   release(): Promise<void>;
 }
 
+export interface FolderKinds {
+  readonly names: readonly string[];
+  /** Links, devices and the like. */
+  readonly special: readonly string[];
+}
+
 export interface Space {
   readonly freeBytes: number;
   readonly totalBytes: number;
@@ -348,8 +354,8 @@ export interface Storage {
   realPath(path: string): Promise<string>;
   /** Names in a folder, sorted. */
   readFolder(path: string): Promise<string[]>;
-  /** Names in a folder of what is neither a regular file nor a folder: links, devices and the like. In any order. */
-  readSpecial(path: string): Promise<string[]>;
+  /** Names in a folder, in any order, and which of them are of what is neither a regular file nor a folder. */
+  readKinds(path: string): Promise<FolderKinds>;
   /** Makes one folder that must not exist, with this mode whatever the umask says. */
   makeFolder(path: string, mode: number): Promise<void>;
   /**

@@ -137,7 +137,7 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
       return posix.normalize(path).replace(/(?<=.)\/$/, "");
     },
     readFolder: async (path) => disk.namesIn(path),
-    readSpecial: async () => [],
+    readKinds: async (path) => ({ names: disk.namesIn(path), special: [] }),
     makeFolder: notHere,
     removeFolder: notHere,
     flushFolder: async () => undefined,

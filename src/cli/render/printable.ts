@@ -27,7 +27,9 @@ function copyPrintable(data: unknown): unknown {
   if (typeof data === "string") return printable(data);
   if (Array.isArray(data)) return data.map(copyPrintable);
   if (typeof data !== "object" || data === null) return data;
-  return Object.fromEntries(Object.entries(data).map(([key, value]) => [key, copyPrintable(value)]));
+  const copy: Record<string, unknown> = { ...data };
+  for (const key of Object.keys(copy)) copy[key] = copyPrintable(copy[key]);
+  return copy;
 }
 
 /** JSON text without such characters either; it parses to the same. */

@@ -146,12 +146,16 @@ export function withDevices(
   table: DeviceTable,
   changes: readonly { readonly device: string; readonly after: DeviceEntry | null }[],
 ): DeviceTable {
-  const entries = new Map(table.devices.map((device) => [device.name, device]));
-  for (const { device, after } of changes) {
-    if (after) entries.set(device, after);
-    else entries.delete(device);
+  const left = new Map(changes.map(({ device, after }) => [device, after]));
+  const devices: DeviceEntry[] = [];
+  for (const entry of table.devices) {
+    const after = left.get(entry.name);
+    if (after !== null) devices.push(after ?? entry);
+    left.delete(entry.name);
   }
-  return { ...table, devices: [...entries.values()].sort(byName) };
+  const added = [...left.values()].filter((after) => after !== null);
+  // In order already where all of them were there before: a group is planned by one table for each device.
+  return { ...table, devices: added.length === 0 ? devices : [...devices, ...added].sort(byName) };
 }
 
 export function firstTable(committed: string): DeviceTable {

@@ -182,11 +182,23 @@ async function addNames(workspace: Workspace, shown: Shown, present: View, next:
     await makeFolders(workspace, path);
   }
   for (const [path, target] of added) {
+    if (await makeFirst(workspace, path, target)) continue;
     if ((await readLinkIfThere(workspace, path)) === target) continue;
     if (!(await clearForeign(workspace, path, "symlink"))) return false;
     await workspace.storage.makeSymlink(target, path);
   }
   return true;
+}
+
+/** Of new names nearly all are free: false where one is not. */
+async function makeFirst({ storage }: Workspace, path: string, target: string): Promise<boolean> {
+  try {
+    await storage.makeSymlink(target, path);
+    return true;
+  } catch (error) {
+    if (error instanceof ImgtxError && error.code === "E_EXISTS") return false;
+    throw error;
+  }
 }
 
 /** Takes away what is left there of names that nothing needs, but for what may stay. False where it is another program's. */

@@ -44,14 +44,15 @@ export async function assertUsable(storage: Storage, root: string, trust: Trust)
   if (!folder) return undefined;
   // What is found through it is another's, or nothing.
   if (own?.kind === "symlink") throw await linkRefusal(storage, pathsOf({ storage, root }).own);
-  const problem = await findProblem(storage, root);
+  const parts = await lookAtParts(storage, root);
+  const problem = await findProblem(storage, root, parts);
   if (problem === undefined) {
-    await assertNoLinks(storage, root);
+    await assertNoLinks(storage, parts);
     return undefined;
   }
   const isListed = await isSafe(storage, root, trust.safe);
   if (!isListed || !trust.wasNamed) throw refusal(storage, root, problem, isListed);
-  await assertNoLinks(storage, root);
+  await assertNoLinks(storage, parts);
   const { ownerId, groupId } = own ?? folder;
   return ownerId === ROOT || ownerId === storage.host.userId ? undefined : { ownerId, groupId };
 }
@@ -61,7 +62,7 @@ export async function assertUsable(storage: Storage, root: string, trust: Trust)
  * is not to be run.
  */
 export async function assertMayRun({ storage, root }: Workspace): Promise<void> {
-  const problem = await findProblem(storage, root);
+  const problem = await findProblem(storage, root, await lookAtParts(storage, root));
   if (!problem) return;
   const { ownerId } = problem.stat;
   const who = problem.is === "open to others" ? "others" : storage.host.nameOfUser(ownerId);
@@ -84,12 +85,14 @@ interface Problem {
   readonly is: "another user's" | "open to others";
 }
 
-async function findProblem(storage: Storage, root: string): Promise<Problem | undefined> {
+async function findProblem(
+  storage: Storage,
+  root: string,
+  parts: readonly Part[],
+): Promise<Problem | undefined> {
   const trusted = new Set([storage.host.userId, ROOT]);
   const { keepsModes } = await storage.describeFileSystem(root);
-  for (const { path, mayNotWrite } of partsOf(storage, root)) {
-    const stat = await storage.statLink(path);
-    if (!stat) continue;
+  for (const { path, stat, mayNotWrite } of parts) {
     if (!trusted.has(stat.ownerId)) return { path, stat, is: "another user's" };
     if (!keepsModes || stat.kind === "symlink" || (path === root && (stat.mode & STICKY) !== 0)) continue;
     if ((stat.mode & mayNotWrite) !== 0) return { path, stat, is: "open to others" };
@@ -97,19 +100,27 @@ async function findProblem(storage: Storage, root: string): Promise<Problem | un
   return undefined;
 }
 
-function partsOf(storage: Storage, root: string): { path: string; mayNotWrite: number }[] {
-  const { own, table, history, journals, views, lock, givenUp } = pathsOf({ storage, root });
-  const parts = [own, table, history, journals, views, lock, givenUp];
-  return [
-    { path: root, mayNotWrite: OTHERS_WRITE },
-    ...parts.map((path) => ({ path, mayNotWrite: GROUP_OR_OTHERS_WRITE })),
-  ];
+interface Part {
+  readonly path: string;
+  readonly stat: FileStat;
+  readonly mayNotWrite: number;
 }
 
-async function assertNoLinks(storage: Storage, root: string): Promise<void> {
-  for (const { path } of partsOf(storage, root)) {
-    if ((await storage.statLink(path))?.kind === "symlink") throw await linkRefusal(storage, path);
+/** Those of its parts that are there. */
+async function lookAtParts(storage: Storage, root: string): Promise<readonly Part[]> {
+  const { own, table, history, journals, views, lock, givenUp } = pathsOf({ storage, root });
+  const parts: Part[] = [];
+  for (const path of [root, own, table, history, journals, views, lock, givenUp]) {
+    const stat = await storage.statLink(path);
+    const mayNotWrite = path === root ? OTHERS_WRITE : GROUP_OR_OTHERS_WRITE;
+    if (stat) parts.push({ path, stat, mayNotWrite });
   }
+  return parts;
+}
+
+async function assertNoLinks(storage: Storage, parts: readonly Part[]): Promise<void> {
+  const link = parts.find(({ stat }) => stat.kind === "symlink");
+  if (link) throw await linkRefusal(storage, link.path);
 }
 
 export async function linkRefusal(storage: Storage, path: string): Promise<ImgtxError> {

@@ -99,7 +99,8 @@ export async function makeRelativeName(
   // The names as given first: they survive a move of the folder that holds both. A symbolic link on the way
   // makes the kernel's `..` differ from the name's, so the real folders are the second try.
   const asGiven = relative(overlayFolder, backingPath);
-  for (const candidate of [asGiven, await relativeToRealFolders(storage, overlayFolder, backingPath)]) {
+  for (const find of [() => asGiven, () => relativeToRealFolders(storage, overlayFolder, backingPath)]) {
+    const candidate = await find();
     const name = isProtocolName(candidate) ? `./${candidate}` : candidate;
     const found = await storage.stat(composeBackingPath(`${overlayFolder}/`, name, overlayFolder));
     if (found && identityOf(found) === identityOf(backing)) {

@@ -190,8 +190,8 @@ export class StagedStorage implements Storage {
     return await this.#below.readFolder(path);
   }
 
-  async readSpecial(path: string): Promise<string[]> {
-    return await this.#below.readSpecial(path);
+  async readKinds(path: string): ReturnType<Storage["readKinds"]> {
+    return await this.#below.readKinds(path);
   }
 
   async makeFolder(path: string, mode: number): Promise<void> {

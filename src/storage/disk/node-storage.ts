@@ -40,7 +40,15 @@ import { NodeFile } from "./node-file.ts";
 import { makeNodeHost } from "../process/node-host.ts";
 import type { PlaceToAsk } from "../native/place-calls.ts";
 import { fsyncInPool } from "./pool-calls.ts";
-import type { FileStat, OpenOptions, RemoveFolderOptions, Space, Storage, StorageFile } from "../storage.ts";
+import type {
+  FileStat,
+  FolderKinds,
+  OpenOptions,
+  RemoveFolderOptions,
+  Space,
+  Storage,
+  StorageFile,
+} from "../storage.ts";
 import { loadSystemCalls, type SystemCalls } from "../native/system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { reserveSpace } from "./space-reservation.ts";
@@ -74,7 +82,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
       explained("ask for the file system of", path, () => readFileSystemTraits(path)),
     realPath: async (path) => explained("resolve", path, () => realpathSync.native(path)),
     readFolder: async (path) => explained("read the folder", path, () => readdirSync(path).sort()),
-    readSpecial: async (path) => explained("read the folder", path, () => readSpecial(path)),
+    readKinds: async (path) => explained("read the folder", path, () => readKinds(path)),
     async makeFolder(path, mode) {
       explained("make the folder", path, () => {
         mkdirSync(path, { mode });
@@ -201,11 +209,14 @@ async function makeSymlink(target: string, path: string): Promise<void> {
   }
 }
 
-function readSpecial(path: string): string[] {
-  // What a file system tells no kind of in its folders may be either.
-  return readdirSync(path, { withFileTypes: true }).flatMap((entry) =>
-    entry.isFile() || entry.isDirectory() ? [] : entry.name,
-  );
+function readKinds(path: string): FolderKinds {
+  const [names, special]: [string[], string[]] = [[], []];
+  for (const entry of readdirSync(path, { withFileTypes: true })) {
+    names.push(entry.name);
+    // What a file system tells no kind of in its folders may be either.
+    if (!entry.isFile() && !entry.isDirectory()) special.push(entry.name);
+  }
+  return { names, special };
 }
 
 async function flushFolder(path: string): Promise<void> {

@@ -127,6 +127,7 @@ function withOtherNames({ reports, chains, redo = [], copies = [], late = [] }: 
     ...copies.map(({ into }) => into),
     ...late.map(({ image }) => image),
   ]);
+  if (changed.size === 0) return reports;
   const told = new Set<string>();
   return reports.map((report) => {
     const links = chains.flatMap(({ device, chain }) => (device === report.device ? chain.links : []));

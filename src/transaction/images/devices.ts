@@ -219,13 +219,20 @@ export function assertSameDevices(
   },
   table: DeviceTable,
 ): void {
+  const onDevices = new Map(
+    table.devices.map(({ name, chain }) => [
+      name,
+      chain.filter(({ fingerprint }) => isDeviceIdentity(fingerprint)),
+    ]),
+  );
   for (const { device, chain } of chains) {
+    const known = onDevices.get(device) ?? [];
     // What leaves the table is nobody's any more: so an operator gets rid of what is not there.
-    if (changes.some((change) => change.device === device && change.after === null)) continue;
-    const known = table.devices.find(({ name }) => name === device);
+    if (known.length === 0 || changes.some((change) => change.device === device && change.after === null))
+      continue;
     for (const { path, fingerprint } of chain.links) {
-      const was = known?.chain.find(({ image }) => image === path)?.fingerprint;
-      if (!was || !isDeviceIdentity(was) || was.fileSystemId === fingerprint.fileSystemId) continue;
+      const was = known.find(({ image }) => image === path)?.fingerprint;
+      if (!was || was.fileSystemId === fingerprint.fileSystemId) continue;
       throw new ImgtxError(
         "E_CHANGED",
         "another device has that name than the one that the workspace knows",

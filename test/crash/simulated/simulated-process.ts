@@ -129,11 +129,13 @@ export class SimulatedProcess implements Storage {
     return [...this.#folder(path).names.keys()].sort();
   }
 
-  async readSpecial(path: string): Promise<string[]> {
+  async readKinds(path: string): Promise<{ names: string[]; special: string[] }> {
     await this.turn();
-    return [...this.#folder(path).names].flatMap(([name, number]) =>
-      ["file", "folder"].includes(this.machine.tree.get(number).kind) ? [] : name,
+    const all = [...this.#folder(path).names];
+    const special = all.filter(
+      ([, number]) => !["file", "folder"].includes(this.machine.tree.get(number).kind),
     );
+    return { names: all.map(([name]) => name), special: special.map(([name]) => name) };
   }
 
   async makeFolder(path: string, mode: number): Promise<void> {

@@ -20,9 +20,11 @@ export function describeFolders(makeStorage: MakeStorage): void {
       await storage.makeSymlink("file", `${root}/b`);
       await storage.makeSymlink("/not/there", `${root}/.a`);
       await storage.makeSymlink("../b", `${root}/folder/deep`);
-      expect(new Set(await storage.readSpecial(root))).toEqual(new Set([".a", "b"]));
-      expect((await failureOf(() => storage.readSpecial(`${root}/none`))).code).toBe("E_NOT_FOUND");
-      expect((await failureOf(() => storage.readSpecial(`${root}/file`))).code).toBe("E_NOT_A_FILE");
+      const { names, special } = await storage.readKinds(root);
+      expect(names.toSorted()).toEqual([".a", "b", "file", "folder"]);
+      expect(special.toSorted()).toEqual([".a", "b"]);
+      expect((await failureOf(() => storage.readKinds(`${root}/none`))).code).toBe("E_NOT_FOUND");
+      expect((await failureOf(() => storage.readKinds(`${root}/file`))).code).toBe("E_NOT_A_FILE");
     });
 
     test("a folder is made once", async () => {
