@@ -180,7 +180,8 @@ async function startChild(
   const { spawn } = await import("node:child_process");
   const [program = "", ...args] = command;
   const stdio: StdioOptions = isApart ? ["ignore", 2, 2] : "inherit";
-  const child = spawn(program, args, { cwd, env, stdio, detached: isApart });
+  const child = orRefused(program, () => spawn(program, args, { cwd, env, stdio, detached: isApart }));
+  if ("kind" in child) return { ended: Promise.resolve(child), kill: () => undefined };
   return {
     ended: endOf(child, program),
     kill: (signal) => {
@@ -192,11 +193,8 @@ async function startChild(
 
 async function endOf(child: ChildProcess, program: string): Promise<ChildEnd> {
   return await new Promise<ChildEnd>((resolve) => {
-    child.on("error", (error: NodeJS.ErrnoException) => {
-      const missing = error.code === "ENOENT";
-      const refused = error.code === "EACCES" ? `'${program}' can't be executed` : error.message;
-      const reason = missing ? `no program '${program}' was found` : refused;
-      resolve({ kind: "not-started", reason, status: missing ? 127 : 126 });
+    child.on("error", (error) => {
+      resolve(refusalOf(error, program));
     });
     child.on("close", (status, signal) => {
       if (signal !== null) resolve({ kind: "killed", signal, status: 128 + constants.signals[signal] });
@@ -205,11 +203,30 @@ async function endOf(child: ChildProcess, program: string): Promise<ChildEnd> {
   });
 }
 
+function refusalOf(error: NodeJS.ErrnoException, program: string): ChildEnd {
+  const missing = error.code === "ENOENT" || program === "";
+  const refused = error.code === "EACCES" ? `'${program}' can't be executed` : error.message;
+  const reason = missing ? `no program '${program}' was found` : refused;
+  return { kind: "not-started", reason, status: missing ? 127 : 126 };
+}
+
+/** Some refusals of the system the runtime throws, others it tells as the child's error. */
+function orRefused<T extends ChildProcess>(program: string, start: () => T): T | ChildEnd {
+  try {
+    return start();
+  } catch (error) {
+    return refusalOf(error as NodeJS.ErrnoException, program);
+  }
+}
+
 const readProgram: NonNullable<CliContext["readProgram"]> = async (command, options) => {
   const { spawn } = await import("node:child_process");
   const { cwd, env, mostBytes, signal } = options;
   const [program = "", ...args] = command;
-  const child = spawn(program, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+  const child = orRefused(program, () =>
+    spawn(program, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] }),
+  );
+  if ("kind" in child) return { end: child, printed: "", complaint: "" };
   const ended = endOf(child, program);
   const stop = (): void => void child.kill("SIGKILL");
   signal.addEventListener("abort", stop);

@@ -60,7 +60,14 @@ export { findInherited, unlessGone } from "./history/inherited.ts";
 export { type DeviceOnFile, findDeviceOnFile, findUserElsewhere } from "./history/device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./lock/liveness.ts";
 export { findOwner, lockOwner } from "./lock/owner-lock.ts";
-export { canonicalPath, fromStoredPath, isBelow, toStoredPath } from "./table/stored-path.ts";
+export {
+  assertFolder,
+  assertOutsideOwnFolder,
+  canonicalPath,
+  fromStoredPath,
+  isBelow,
+  toStoredPath,
+} from "./table/stored-path.ts";
 export { isViewPresent, showView } from "./view/view.ts";
 export { assertShown, planView, RoomForNames } from "./view/view-plan.ts";
 export {

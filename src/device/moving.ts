@@ -10,7 +10,9 @@
 // - The caller holds the lock of the old workspace, in which nothing is open.
 
 import { ImgtxError } from "../errors/index.ts";
+import { shellQuote } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
+import { findForeignFile, removeViews } from "./view/view.ts";
 import { isWorkspaceMade, workspaceAt } from "./workspace/find-workspace.ts";
 import { decodeGeneration, encodeGeneration } from "./table/generation-file.ts";
 import type { WorkspaceLock } from "./lock/held-locks.ts";
@@ -36,6 +38,13 @@ const FOLDER_MODE = 0o755;
 /** E_EXISTS where the folder has a workspace of its own, or anything that a part of one would need the name of. */
 export async function assertRoomFor(from: Workspace, to: Workspace): Promise<void> {
   await refuseForeignDevices(to);
+  const foreign = await findForeignFile(from);
+  if (foreign !== undefined) {
+    throw new ImgtxError("E_REFUSED", "it is no file of the workspace's, and would not come along", {
+      image: foreign,
+      hint: `take it out of the workspace's own folder first: \`mv ${shellQuote(foreign)} ${shellQuote(from.root)}\``,
+    });
+  }
   const { own, journals, ...parts } = pathsOf(to);
   const there = await to.storage.statLink(own);
   if (!there) return;
@@ -176,11 +185,12 @@ async function writePart(storage: Storage, path: string, mode: number, bytes: Ui
  */
 async function endMove(from: Workspace, to: Workspace): Promise<void> {
   const { storage } = from;
-  const { own, lock, devices, hooks, views, journals, ...parts } = pathsOf(from);
+  const { own, lock, devices, hooks, journals, ...parts } = pathsOf(from);
   const present = await readTable(to);
   await leaveRecord(from, encodeMovedAway(to.root, present.workspaceId ?? ""));
-  for (const part of [views, ...PARTS.map((one) => parts[one])]) await storage.removeFolder(part);
-  // Nothing is in them: what has come into one meanwhile is nobody's to remove.
+  for (const part of PARTS) await storage.removeFolder(parts[part]);
+  // What has come into one of these meanwhile is nobody's to remove.
+  await removeViews(from);
   for (const part of [hooks, journals]) await removeIfEmpty(storage, part);
   const link = await storage.statLink(devices);
   if (link?.kind === "symlink" && (await storage.readSymlink(devices)).startsWith(".imgtx/"))

@@ -213,3 +213,30 @@ test("what is wrong with a name, or with an image below, is said once, as the us
     stderr: "error: the name of a target is empty\n  hint: see `imgtx doctor --help`\n",
   });
 });
+
+test("no file is made below another file, or among the devices, and nothing is left to be undone", async () => {
+  for (const line of [
+    "snapshot vda plain/x",
+    "mirror vda plain/x",
+    "migrate vda n.qcow2 --new-source plain/x",
+  ]) {
+    expect({ line, ...(await imgtx(line)) }).toMatchObject({
+      line,
+      status: 14,
+      stderr: expect.stringContaining(`'${folder}/plain' is not a folder`) as string,
+    });
+  }
+  expect((await imgtx("txn list -q")).stdout).toBe("");
+  const before = await readdir(`${folder}/devices`);
+  for (const line of [
+    "img create -f qcow2 devices/x 1M",
+    "img convert -O raw a.qcow2 devices/x",
+    "img dd if=a.qcow2 of=devices/x",
+    "report devices/x.html",
+  ]) {
+    const { status, stderr } = await imgtx(line);
+    expect({ line, status }).toEqual({ line, status: line.startsWith("img") ? 1 : 14 });
+    expect(stderr).toContain("it is in a folder that imgtx keeps its own files in, and replaces");
+  }
+  expect(await readdir(`${folder}/devices`)).toEqual(before);
+});

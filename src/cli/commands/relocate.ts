@@ -72,6 +72,7 @@ export const relocate: ActionCommand = {
     const words = input.texts("DEV");
     const folder = words.at(-1) ?? "";
     const devices = words.slice(0, -1);
+    if (devices.includes("")) throw new ImgtxError("E_USAGE", "a device's name is empty");
     const isAll = input.flag("--all");
     if (isAll ? devices.length > 0 : devices.length === 0) {
       throw new ImgtxError(

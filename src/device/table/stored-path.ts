@@ -52,3 +52,24 @@ export async function realFolder(storage: Storage, folder: string): Promise<stri
     });
   }
 }
+
+/** E_NOT_A_FILE for what is there, and no folder, though a file in it was named. */
+export async function assertFolder(storage: Storage, folder: string, named = folder): Promise<void> {
+  if ((await storage.stat(folder))?.kind === "folder") return;
+  throw new ImgtxError("E_NOT_A_FILE", `'${named}' is not a folder`, {
+    image: folder,
+    hint: "name a folder that is there, or make it",
+  });
+}
+
+/**
+ * E_REFUSED for a path in the own folder of any workspace, `devices/…` among them: a view is taken away
+ * two generations later, and a device that was named by it, or an image that was put there, is lost to it.
+ */
+export function assertOutsideOwnFolder(path: string): void {
+  if (!path.split("/").includes(".imgtx")) return;
+  throw new ImgtxError("E_REFUSED", "it is in a folder that imgtx keeps its own files in, and replaces", {
+    image: path,
+    hint: "name the image by a path of its own, not through `devices` or `.imgtx`",
+  });
+}

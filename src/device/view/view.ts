@@ -325,3 +325,23 @@ async function removeView(workspace: Workspace, folder: string): Promise<boolean
   if (isEmpty) await storage.removeFolder(folder);
   return isEmpty;
 }
+
+/** Removes all views of a workspace that has gone, but for what somebody else has put there. */
+export async function removeViews(workspace: Workspace): Promise<void> {
+  await removeView(workspace, pathsOf(workspace).views);
+}
+
+/** The first file among the views that is no link of theirs: whoever wrote it meant `devices/`. */
+export async function findForeignFile(workspace: Workspace): Promise<string | undefined> {
+  const find = async (folder: string): Promise<string | undefined> => {
+    for (const name of await workspace.storage.readFolder(folder)) {
+      const path = `${folder}/${name}`;
+      const kind = (await workspace.storage.statLink(path))?.kind;
+      const found = kind === "folder" ? await find(path) : kind === "symlink" ? undefined : path;
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  };
+  const { views } = pathsOf(workspace);
+  return (await workspace.storage.statLink(views))?.kind === "folder" ? await find(views) : undefined;
+}

@@ -6,7 +6,7 @@ import { shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { ownedStorage } from "./owned-storage.ts";
 import { assertUsable, linkRefusal, type OtherOwner, ROOT, type Trust } from "./ownership.ts";
-import { realFolder } from "../table/stored-path.ts";
+import { assertFolder, realFolder } from "../table/stored-path.ts";
 import { pathsOf, type Workspace } from "./workspace.ts";
 
 /**
@@ -73,12 +73,7 @@ export async function workspaceAt(
   safe: readonly string[] = [],
 ): Promise<Workspace> {
   const root = await realFolder(storage, folder);
-  if ((await storage.stat(root))?.kind !== "folder") {
-    throw new ImgtxError("E_NOT_A_FILE", `'${folder}' is not a folder`, {
-      image: root,
-      hint: "name a folder that is there, or make it",
-    });
-  }
+  await assertFolder(storage, root, folder);
   const owner = await assertUsable(storage, root, { wasNamed: true, safe });
   return belongingTo(storage, root, owner);
 }

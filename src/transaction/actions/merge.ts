@@ -198,10 +198,12 @@ async function pickLayers(
   const last = into === undefined ? first + 1 : await findLayer(device, links, into, context);
   const target = links[last];
   if (!target || last <= first) {
-    const [upper, lower] = [links[first]?.path ?? "", target?.path ?? "the images below"];
+    const upper = links[first]?.path ?? "";
     throw new ImgtxError(
       "E_REFUSED",
-      `'${upper}' does not stand on '${lower}', and can't be merged into it`,
+      target
+        ? `'${upper}' does not stand on '${target.path}', and can't be merged into it`
+        : `'${upper}' stands on nothing that it could be merged into`,
       {
         device,
         image: upper,

@@ -2,6 +2,8 @@
 
 import { posix } from "node:path";
 import {
+  assertFolder,
+  assertOutsideOwnFolder,
   canonicalPath,
   type DeviceTable,
   findDevice,
@@ -229,7 +231,9 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
     async canonicalPath(path, device) {
       return await withPlace({ device }, async () => {
         const canonical = await canonicalPath(workspace.storage, path);
-        assertNotOfWorkspace(canonical);
+        // What can't be made there could not be taken back from there either.
+        await assertFolder(workspace.storage, posix.dirname(canonical));
+        assertOutsideOwnFolder(canonical);
         await assertMayBeDevice(workspace.storage, canonical, table, options.allowsDevices === true);
         return canonical;
       });
@@ -326,18 +330,6 @@ function trustOf(
 
 function trustOfAll({ allowPaths, devices }: DeviceTable): readonly string[] {
   return [...allowPaths, ...devices.flatMap((entry) => trustedBy(entry))];
-}
-
-/**
- * E_REFUSED for a path in the own folder of any workspace, `devices/…` among them: a view is taken away
- * two generations later, and a device that was named by it, or an image that was put there, is lost to it.
- */
-function assertNotOfWorkspace(path: string): void {
-  if (!path.split("/").includes(".imgtx")) return;
-  throw new ImgtxError("E_REFUSED", "it is in a folder that imgtx keeps its own files in, and replaces", {
-    image: path,
-    hint: "name the image by a path of its own, not through `devices` or `.imgtx`",
-  });
 }
 
 /** Images that only copies have looked at before: those count as they are now. */

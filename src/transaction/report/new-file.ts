@@ -5,7 +5,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
-import { canonicalPath } from "../../device/index.ts";
+import { assertOutsideOwnFolder, canonicalPath } from "../../device/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 
@@ -20,7 +20,9 @@ export async function assertWritable(
   path: string,
   { overwrite }: { readonly overwrite: boolean },
 ): Promise<void> {
-  const there = await storage.statLink(await canonicalPath(storage, path));
+  const canonical = await canonicalPath(storage, path);
+  assertOutsideOwnFolder(canonical);
+  const there = await storage.statLink(canonical);
   if (there === undefined) return;
   if (there.kind !== "file") {
     throw new ImgtxError("E_EXISTS", "the target is no file of its own", {

@@ -1,6 +1,6 @@
 // imgtx relocate DIR FOLDER: a workspace goes to another folder with all that it knows, and its old folder says where it is.
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
@@ -132,4 +132,29 @@ test("a folder that is named without a slash is taken for no device, and the hin
   expect(command).toBe(`relocate ./old ${top}/new`);
   expect(await run(command)).toMatchObject({ status: 0 });
   expect(readdirSync(`${top}/new`)).toContain("a-after-two.qcow2");
+});
+
+test("a file that somebody put among the devices is lost by no move: it is named, and the hint gets it out", async () => {
+  const { top, run, must } = await makeBench();
+  writeFileSync(`${top}/old/devices/backup.raw`, "somebody's");
+  const refused = await run("old", "relocate . ../new");
+  expect(refused).toMatchObject({ status: 14, stdout: "" });
+  const [, source = "", target = ""] = /`mv (\S+) (\S+)`/.exec(refused.stderr) ?? [];
+  expect(target).toBe(`${top}/old`);
+  renameSync(source, `${target}/backup.raw`);
+  // One that comes while the workspace goes stays where it is.
+  const storage = makeNodeStorage();
+  const late: Storage = {
+    ...storage,
+    removeFolder: async (path, options) => {
+      if (path.endsWith("/history")) writeFileSync(`${top}/old/devices/late.raw`, "somebody's");
+      await storage.removeFolder(path, options);
+    },
+  };
+  expect(await run("old", "relocate . ../new", late)).toMatchObject({ status: 0 });
+  expect(readFileSync(`${top}/old/backup.raw`, "utf8")).toBe("somebody's");
+  const views = `${top}/old/.imgtx/view`;
+  const [view = ""] = readdirSync(views);
+  expect(readdirSync(`${views}/${view}`)).toEqual(["late.raw"]);
+  expect((await must("new", "device list -q")).stdout).toBe("vda\nvdb\n");
 });

@@ -28,6 +28,7 @@ export async function guardTargets(
 ): Promise<void> {
   for (const target of targets) {
     const there = await invocation.context.storage.stat(target.path);
+    if (there === undefined) await refuseOwnFolder(invocation, target);
     if (there?.kind !== "file" && there?.kind !== "device") continue;
     // Under qemu-img's name its own words say it, as long as locks are taken.
     if (invocation.program === "imgtx" || sourceOptions(invocation).forceShare) {
@@ -46,6 +47,21 @@ export async function isOneFile(
 ): Promise<boolean> {
   const [one, two] = [await context.storage.stat(path), await context.storage.stat(other)];
   return one !== undefined && two !== undefined && isSame(one, two);
+}
+
+/** A workspace's own folder is no place for a new file: `devices/NAME` among those, where no device has that name. */
+async function refuseOwnFolder({ context }: ImgInvocation, { name, path }: GuardedTarget): Promise<void> {
+  const folder = posix.dirname(path);
+  // Without it nothing is made, and what makes it says so.
+  if ((await context.storage.stat(folder)) === undefined) return;
+  const canonical = `${await context.storage.realPath(folder)}/${posix.basename(path)}`;
+  if (!canonical.includes("/.imgtx/")) return;
+  const { assertOutsideOwnFolder } = await import("../../../device/index.ts");
+  try {
+    assertOutsideOwnFolder(canonical);
+  } catch (error) {
+    throw error instanceof ImgtxError ? error.within(`${name}: `) : error;
+  }
 }
 
 async function refuseSources(
