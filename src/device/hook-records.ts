@@ -4,7 +4,7 @@
 // Invariant: a record is durable before the command that freezes is started. Whether its process lives is told as
 // that of a `txn exec` is.
 
-import { ImgtxError, unlessItFails } from "../errors/index.ts";
+import { elseClosed, ImgtxError, unlessItFails } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
 import { isText, listOf, objectOf, oneOf, parseJson } from "./table/data-shape.ts";
 import { describeWorker, isWorker, type Worker } from "./lock/liveness.ts";
@@ -50,8 +50,7 @@ export async function keepHookRecord(
     await storage.makeFolder(hooks, FOLDER_MODE);
     await storage.flushFolder(own, "folder of hooks");
   }
-  const life = await lockOwner(workspace, id);
-  try {
+  return await elseClosed(await lockOwner(workspace, id), async (life) => {
     const started = new Date(host.now()).toISOString();
     const worker = await describeWorker(workspace);
     const kind = "imgtx hook";
@@ -62,10 +61,7 @@ export async function keepHookRecord(
       name: "hook's name",
     });
     return { record, life };
-  } catch (error) {
-    await life.close();
-    throw error;
-  }
+  });
 }
 
 /** One that another command has just taken away is no error: its own, or where nobody can tell who lives. */

@@ -191,4 +191,5 @@ export async function unlessItFails<T>(
   }
 }
 
+export { elseClosed } from "./else-closed.ts";
 export { settleAll } from "./settle-all.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { EXIT_OF_CODE, ImgtxError, settleAll } from "../../src/errors/index.ts";
+import { elseClosed, EXIT_OF_CODE, ImgtxError, settleAll } from "../../src/errors/index.ts";
 
 test("an error keeps the places it has, and takes those that it lacks", () => {
   const error = new ImgtxError("E_CORRUPT", "bad", { image: "/a", offset: 7 });
@@ -48,4 +48,14 @@ test("settleAll throws the first error only when all the others have ended", asy
   });
   await expect(settleAll([Promise.reject(new Error("first")), slow])).rejects.toThrow("first");
   expect(order).toEqual(["slow"]);
+});
+
+test("elseClosed closes what is open only where the work on it fails", async () => {
+  let closings = 0;
+  const open = { close: async () => void (closings += await Promise.resolve(1)) };
+  expect(await elseClosed(open, () => 7)).toBe(7);
+  expect(closings).toBe(0);
+  const work = (): Promise<never> => Promise.reject(new Error("first"));
+  await expect(elseClosed(open, work)).rejects.toThrow("first");
+  expect(closings).toBe(1);
 });

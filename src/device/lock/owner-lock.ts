@@ -4,6 +4,7 @@
 // from the transaction's id. Not by a lock on the journal: the commands inside lock that one in turn, and
 // may replace it.
 
+import { elseClosed } from "../../errors/index.ts";
 import { createHash } from "node:crypto";
 import { lockFile, type StorageFile } from "../../storage/index.ts";
 import { findLiveness, type Liveness, type Worker } from "./liveness.ts";
@@ -11,15 +12,14 @@ import { pathsOf, type Workspace } from "../workspace/workspace.ts";
 
 /** Holds the owner's lock until the file that it returns is closed. */
 export async function lockOwner(workspace: Workspace, id: string): Promise<StorageFile> {
-  const file = await workspace.storage.openFile(pathsOf(workspace).lock, "write");
-  try {
-    const waiting = { waitMs: 0, onWait: () => undefined };
-    await lockFile(workspace.storage, file, ownerByte(id), waiting, `transaction ${id}`);
-    return file;
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  return await elseClosed(
+    await workspace.storage.openFile(pathsOf(workspace).lock, "write"),
+    async (file) => {
+      const waiting = { waitMs: 0, onWait: () => undefined };
+      await lockFile(workspace.storage, file, ownerByte(id), waiting, `transaction ${id}`);
+      return file;
+    },
+  );
 }
 
 /**

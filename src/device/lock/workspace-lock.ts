@@ -5,7 +5,7 @@
 //   keep all others out.
 // - Where locks are not seen by all, who has the lock has a claim as well: see claims.ts.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../../storage/index.ts";
 import { type Claim, claimWorkspace, waitForClaim } from "./claims.ts";
 import { isLocked, keepLock, type WorkspaceLock } from "./held-locks.ts";
@@ -117,14 +117,10 @@ async function openLock(workspace: Workspace): Promise<StorageFile> {
     await clearTheWay(storage, lock);
     await makeLock(storage, lock);
   }
-  const file = await storage.openFile(lock, "write", { refuseSymlink: true });
-  try {
+  return await elseClosed(await storage.openFile(lock, "write", { refuseSymlink: true }), async (file) => {
     await closeToOthers(workspace, file);
     return file;
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  });
 }
 
 async function makeLock(storage: Storage, lock: string): Promise<void> {

@@ -8,7 +8,7 @@
 //   file a moment later, by a link that the user puts in the way: so the call itself is made with the user's rights.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { canChangeNames, canOpen } from "../../format/index.ts";
 import type { FileStat, OpenOptions, Storage } from "../../storage/index.ts";
 
@@ -42,14 +42,13 @@ function makersFor(
   return {
     async createFile(path, mode) {
       await assertPlace(path);
-      const file = await hands.use(async () => await storage.createFile(path, mode));
-      try {
-        await file.setAccess({ ...owner, mode: (await file.stat()).mode });
-        return file;
-      } catch (error) {
-        await file.close();
-        throw error;
-      }
+      return await elseClosed(
+        await hands.use(async () => await storage.createFile(path, mode)),
+        async (file) => {
+          await file.setAccess({ ...owner, mode: (await file.stat()).mode });
+          return file;
+        },
+      );
     },
     async makeFolder(path, mode) {
       await assertPlace(path);

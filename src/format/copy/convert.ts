@@ -7,7 +7,7 @@
 //   filled in place, which is made for good.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";
 import type { ChainLink } from "../chain/chain-link.ts";
 import { identityOf } from "../fingerprint.ts";
@@ -168,8 +168,7 @@ export async function openExistingTarget(
   target: ExistingTarget,
   { storage, waiting, gate }: ConvertSurroundings,
 ): Promise<OpenedTarget> {
-  const file: StorageFile = await storage.openFile(target.path, "write", openingNamed(gate));
-  try {
+  return await elseClosed(await storage.openFile(target.path, "write", openingNamed(gate)), async (file) => {
     const { format = await recognise(file) } = target;
     const locks = [{ file, role: "writer" as const }];
     await acquireImageLocks(storage, locks, waiting);
@@ -185,10 +184,7 @@ export async function openExistingTarget(
       }
     };
     return { image, clusterBytes, close };
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  });
 }
 
 async function recognise(file: StorageFile): Promise<ImageFormat> {

@@ -6,7 +6,7 @@
 //   its start or from any offset up to which all was durable.
 // - The caller holds the locks of both, and keeps others from the image, by a fence where there is a place for one.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { mayShareBlocks, type Storage } from "../../storage/index.ts";
 import { type Chain, openChain } from "../chain/backing-chain.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
@@ -110,8 +110,7 @@ export async function openLayers(
   { from, into }: LayersToCopy,
   gate: GateOptions,
 ): Promise<{ readonly source: OpenedImage; readonly ownLayers: number }> {
-  const source = await openImage(storage, from, { format: "qcow2", gate });
-  try {
+  return await elseClosed(await openImage(storage, from, { format: "qcow2", gate }), async (source) => {
     const ownLayers = await findDepth(storage, source.chain, into.path);
     if (ownLayers === undefined) {
       throw new ImgtxError("E_REFUSED", `'${from}' does not stand on it, and can't be copied into it`, {
@@ -120,10 +119,7 @@ export async function openLayers(
       });
     }
     return { source, ownLayers };
-  } catch (error) {
-    await source.close();
-    throw error;
-  }
+  });
 }
 
 async function findDepth(storage: Storage, { links }: Chain, path: string): Promise<number | undefined> {

@@ -8,7 +8,7 @@
 //   zeros, is neither read nor written; zeros of the one over anything of the other become zero clusters.
 // - The caller holds the locks, and keeps others from the image, by a fence where there is a place for one.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { mayShareBlocks, type Storage } from "../../storage/index.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import type { Image, WritableImage } from "../image.ts";
@@ -98,18 +98,14 @@ interface Views {
 async function openViews(storage: Storage, copy: CopyUp, gate: GateOptions, above: Storage): Promise<Views> {
   const { path, isFenced } = copy.into;
   const options = { format: "qcow2", gate, isExact: true, isFenced, keepsBitmaps: true } as const;
-  const image = await openForWriting(storage, path, options);
-  try {
+  return await elseClosed(await openForWriting(storage, path, options), async (image) => {
     if (!(image instanceof Qcow2Writer))
       throw new ImgtxError("E_INTERNAL", "it is no qcow2 image", { image: path });
     const { source, pair, close } = await lookAtMissing(above, image, copy, gate);
     const { unitBytes } = source;
     const target = new FillingImage(image, pair, { unitBytes, leavesOutEqual: copy.leavesOutEqual });
     return { image, source, target, close };
-  } catch (error) {
-    await image.close();
-    throw error;
-  }
+  });
 }
 
 /** What the image, which is open with its chain, would miss on what the storage has. Closing it closes the image, too. */

@@ -10,7 +10,7 @@ import { type GateOptions, openingNamed } from "../chain/open-gate.ts";
 import { isFrozen } from "../open/open-for-writing.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
 import { readHead } from "../read-header.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";
 
 export interface TargetFile {
@@ -67,8 +67,7 @@ export async function openKeptFile(
   path: string,
   { waiting, gate }: TargetOptions,
 ): Promise<TargetFile> {
-  const file = await storage.openFile(path, "write", openingNamed(gate));
-  try {
+  return await elseClosed(await storage.openFile(path, "write", openingNamed(gate)), async (file) => {
     await acquireImageLocks(storage, [{ file, role: "writer" }], waiting);
     const { sizeBytes } = await file.stat();
     const discard = async (): Promise<void> => {
@@ -79,10 +78,7 @@ export async function openKeptFile(
       }
     };
     return { file, path, isNew: false, discard };
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  });
 }
 
 /** Where QEMU looks for what an image is. */

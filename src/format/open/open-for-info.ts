@@ -5,7 +5,7 @@
 //   name in the header could lead to.
 // - Encrypted images can be described; images with features that imgtx does not know can't.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { type ChainLink, readLink } from "../chain/chain-link.ts";
 import { type GateOptions, openingNamed, passBacking } from "../chain/open-gate.ts";
@@ -31,16 +31,12 @@ export async function openForInfo(
   gate: GateOptions,
   reference?: InfoReference,
 ): Promise<ChainLink> {
-  const file = await openFile(storage, path, format, gate, reference);
-  try {
+  return await elseClosed(await openFile(storage, path, format, gate, reference), async (file) => {
     const overlayPath = reference?.overlayPath;
     const { link } = await readLink(file, await file.stat(), { path, format, overlayPath, mayBeRaw: true });
     if (link.header !== undefined) requireDescribable(link.header, path);
     return link;
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  });
 }
 
 async function openFile(

@@ -7,7 +7,7 @@
 // - Refused are images that must not be changed: corrupt or dirty ones, encrypted ones, features that imgtx
 //   does not know, metadata that overlaps, and clusters in use that nobody counted (require-counted.ts).
 
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { hostOffset } from "../../units/index.ts";
 import type { ImageFormat } from "../image-format.ts";
@@ -74,7 +74,7 @@ export async function openForWriting(
   const close = async (): Promise<void> => {
     await Promise.all([opened.close(), ...own.map((file) => file.close())]);
   };
-  try {
+  return await elseClosed({ close }, async () => {
     const file = options.file ?? (await storage.openFile(path, "write", openingNamed(gate)));
     if (options.file === undefined) own.push(file);
     const [link] = opened.chain.links;
@@ -88,10 +88,7 @@ export async function openForWriting(
     requireWritable(options.isFenced ? { ...header, isFenced: false, changer: undefined } : header, path);
     const dataFile = await openDataFile(storage, link.dataFile?.path, options, file, own);
     return await openQcow2({ ...link, header }, { file, dataFile, opened, options, close });
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 function openRaw(

@@ -5,6 +5,7 @@
 // - Memory for tables is shared out among the layers, so that a long chain takes no more than a short one.
 // - After a failure nothing stays open.
 
+import { elseClosed } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { type Chain, type ChainLink, openChain } from "../chain/backing-chain.ts";
 import { ComposedImage } from "../read/composed-image.ts";
@@ -47,18 +48,17 @@ const TABLE_BYTES_MIN = 256 * 1024;
  */
 export async function openImage(storage: Storage, path: string, options: ImageOptions): Promise<OpenedImage> {
   const { format, gate, backing = true, dataFileAt, mayLackRefcounts } = options;
-  const chain = await openChain(storage, path, { format, gate, backing, dataFileAt, mayLackRefcounts });
-  try {
-    const [top] = chain.links;
-    const l1Table =
-      options.snapshot === undefined || top === undefined
-        ? undefined
-        : await findSnapshotTable(top, options.snapshot);
-    return imageOf(chain, l1Table);
-  } catch (error) {
-    await chain.close();
-    throw error;
-  }
+  return await elseClosed(
+    await openChain(storage, path, { format, gate, backing, dataFileAt, mayLackRefcounts }),
+    async (chain) => {
+      const [top] = chain.links;
+      const l1Table =
+        options.snapshot === undefined || top === undefined
+          ? undefined
+          : await findSnapshotTable(top, options.snapshot);
+      return imageOf(chain, l1Table);
+    },
+  );
 }
 
 /** The guest data of a chain that is open. Closing the image closes the chain. */

@@ -10,7 +10,7 @@
 // - Calls that append come one after the other; reads may overlap with them.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { ReusedBytes, type Storage, type StorageFile } from "../../storage/index.ts";
 import { offsetBy } from "../../units/index.ts";
 import {
@@ -82,16 +82,12 @@ export class RedoLog {
 
   /** A new log at a path that must not exist, open. */
   static async create(storage: Storage, path: string, header: LogHeader): Promise<RedoLog> {
-    const file = await storage.createFile(path, LOG_MODE);
-    try {
+    return await elseClosed(await storage.createFile(path, LOG_MODE), async (file) => {
       const bytes = encodeHeader(header);
       await file.write(bytes, 0);
       const start = { position: bytes.length, digest: toHex(digestIn(bytes)) };
       return new RedoLog(file, header, start);
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+    });
   }
 
   /**

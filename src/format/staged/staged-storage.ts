@@ -8,7 +8,7 @@
 // - What seal returned is durable, and a place to go back to: resume takes a log up there, and cuts off what came after it.
 
 import { posix } from "node:path";
-import { ImgtxError, settleAll } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, settleAll } from "../../errors/index.ts";
 import type { FileStat, FileSystemTraits, Holder, Host, Space } from "../../storage/index.ts";
 import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import { RedoLog } from "./redo-log.ts";
@@ -285,14 +285,4 @@ function isFixed({ kind }: FileStat): boolean {
 
 function keyOf({ fileSystem, inode }: FileStat): string {
   return `${fileSystem}:${inode}`;
-}
-
-/** What comes of an open file, which is closed where nothing does. */
-async function elseClosed<T>(file: StorageFile, use: (file: StorageFile) => Promise<T>): Promise<T> {
-  try {
-    return await use(file);
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
 }

@@ -13,7 +13,7 @@
 // - What is compared is locked, and nobody opens it for writing, until the table has moved.
 
 import { type DeviceTable, filesOfEntry, findDevice, type Workspace } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import {
   describeChanges,
   describeDoubt,
@@ -206,17 +206,14 @@ async function openLeft(
       { image: left.image, device: left.device, hint: "mount its disk, or put the file back" },
     );
   }
-  try {
+  return await elseClosed(file, async () => {
     const isSame = mayBeSameFile(expected, await file.stat());
     if (isSame && (await isFenceUp(file, left.image, state))) {
       await file.close();
       return undefined;
     }
     return { ...left, file, mirror: undefined, isChanging: false, seen: isSame ? expected : undefined };
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  });
 }
 
 async function isFencedAt(storage: Workspace["storage"], image: string): Promise<boolean> {

@@ -16,7 +16,7 @@ import {
   gateOf,
   trustedBy,
 } from "../../device/index.ts";
-import { ImgtxError, unlessItFails } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { type Chain, openChain } from "../../format/index.ts";
 import { isPending, measureBehind } from "../actions/plan/mirror-scope.ts";
 import {
@@ -387,12 +387,11 @@ async function openCanonical(
   const { storage } = workspace;
   const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
   const gate = gateOf(workspace, { allowPaths, currentFolder, device: entry.name });
-  const chain = await openChain(storage, image, { format, gate });
-  const links = chain.links.map(async (link) => ({ ...link, path: await canonicalPath(storage, link.path) }));
-  try {
+  return await elseClosed(await openChain(storage, image, { format, gate }), async (chain) => {
+    const links = chain.links.map(async (link) => ({
+      ...link,
+      path: await canonicalPath(storage, link.path),
+    }));
     return { ...chain, links: await Promise.all(links) };
-  } catch (error) {
-    await chain.close();
-    throw error;
-  }
+  });
 }

@@ -1,6 +1,7 @@
 // Holds the chains of devices by QEMU's locks alone, for as long as a command runs: others may read them, and not
 // write. Nothing is written for it, and nothing is left of it when this process ends.
 
+import { elseClosed } from "../../errors/index.ts";
 import { readTable, requireDevice, trustedBy, type Workspace } from "../../device/index.ts";
 import { OpenedImages } from "../images/opened-images.ts";
 import { finishPatiently } from "../recover/recovery.ts";
@@ -24,7 +25,7 @@ export async function holdDevices(
   for (const note of recovered) await endOrRefuse(workspace, note, names, options);
   const { storage, root } = workspace;
   const images = new OpenedImages(storage, { workspaceRoot: root, currentFolder });
-  try {
+  return await elseClosed(images, async () => {
     for (;;) {
       const table = await readTable(workspace);
       for (const name of names) {
@@ -37,11 +38,8 @@ export async function holdDevices(
       if ((await readTable(workspace)).generation === table.generation) break;
       await images.closeSince(0);
     }
-  } catch (error) {
-    await images.close();
-    throw error;
-  }
-  return { release: async () => await images.close() };
+    return { release: async () => await images.close() };
+  });
 }
 
 /** What is committed, and takes longer than others wait, is finished; what can't be stands in the way. */

@@ -1,7 +1,7 @@
 // Opens images that were there before, to write to them after the commit mark, or to take back what was written before.
 
 import type { Workspace } from "../../device/index.ts";
-import { unlessItFails } from "../../errors/index.ts";
+import { elseClosed, unlessItFails } from "../../errors/index.ts";
 import { holdImages } from "../../format/index.ts";
 import type { LockWaiting, StorageFile } from "../../storage/index.ts";
 import { AS_IMAGE } from "./devices.ts";
@@ -31,14 +31,10 @@ export async function openUnlessOutOfReach(
  */
 export async function openIfFree(storage: Storage, image: string): Promise<StorageFile | undefined> {
   return await unlessItFails(async () => {
-    const file = await storage.openFile(image, "write", AS_IMAGE);
-    try {
+    return await elseClosed(await storage.openFile(image, "write", AS_IMAGE), async (file) => {
       await lockWriter(storage, file);
       return file;
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+    });
   }, OUT_OF_REACH);
 }
 

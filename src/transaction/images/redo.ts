@@ -10,7 +10,7 @@
 
 import { posix } from "node:path";
 import { pathsOf, type Workspace } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import {
   type ChainLink,
   describeChanges,
@@ -82,7 +82,7 @@ export async function openStaged(
 ): Promise<StagedStorage> {
   const staged = new StagedStorage(storage, observe);
   if (!state) return staged;
-  try {
+  return await elseClosed(staged, async () => {
     for (const redo of redoOf(state).values()) {
       if (only && !only.has(redo.image)) continue;
       // Where the image has gone, or changed since, the log says nothing of what is there now: the commit will say so.
@@ -90,10 +90,7 @@ export async function openStaged(
       await staged.resume(redo.image, { ...namesOf(redo), end: redo.end }, access);
     }
     return staged;
-  } catch (error) {
-    await staged.close();
-    throw error;
-  }
+  });
 }
 
 /** What the log's image was when it was begun. */

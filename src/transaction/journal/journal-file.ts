@@ -19,7 +19,7 @@ import {
   type Worker,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError, settleAll, unlessItFails } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, settleAll, unlessItFails } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type StorageFile } from "../../storage/index.ts";
 import { foldRecords } from "./fold.ts";
 import { encodeRecord, FIRST_DIGEST, type ParsedJournal, parseJournal } from "./record-line.ts";
@@ -159,8 +159,7 @@ export async function writeAnew(
   const { storage, root } = workspace;
   const fresh = `${path.slice(0, -SUFFIX.length)}${NEW_SUFFIX}`;
   if (await storage.statLink(fresh)) await storage.removeFile(fresh);
-  const file = await storage.createFile(fresh, MODE);
-  try {
+  return await elseClosed(await storage.createFile(fresh, MODE), async (file) => {
     const worker = await describeWorker(workspace);
     const { bytes, digest } = encodeAll(root, records, {
       worker,
@@ -179,10 +178,7 @@ export async function writeAnew(
     await storage.rename(fresh, path);
     if (!isNamedLater) await storage.flushFolder(journals, "journal name");
     return { file, digest, endBytes: bytes.length };
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  });
 }
 
 function encodeAll(
@@ -210,23 +206,22 @@ export async function openTrusted(
   path: string,
   access: "read" | "write",
 ): Promise<StorageFile> {
-  const file = await workspace.storage.openFile(path, access, { refuseSymlink: true });
-  try {
-    const { ownerId, mode } = await file.stat();
-    // Only who may write to the folder can have put it there: see the device layer's ownership.
-    const trusted = [workspace.storage.host.userId, 0, workspace.ownerId];
-    const isTrusted = trusted.includes(ownerId);
-    if (isTrusted && (mode & 0o022) === 0) return file;
-    // Where the mount has one mode for all files, that of the folder tells the same, and is not heeded either.
-    if (isTrusted && !(await workspace.storage.describeFileSystem(path)).keepsModes) return file;
-    throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
-      image: path,
-      hint: "run imgtx as the user who owns the transaction",
-    });
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
+  return await elseClosed(
+    await workspace.storage.openFile(path, access, { refuseSymlink: true }),
+    async (file) => {
+      const { ownerId, mode } = await file.stat();
+      // Only who may write to the folder can have put it there: see the device layer's ownership.
+      const trusted = [workspace.storage.host.userId, 0, workspace.ownerId];
+      const isTrusted = trusted.includes(ownerId);
+      if (isTrusted && (mode & 0o022) === 0) return file;
+      // Where the mount has one mode for all files, that of the folder tells the same, and is not heeded either.
+      if (isTrusted && !(await workspace.storage.describeFileSystem(path)).keepsModes) return file;
+      throw new ImgtxError("E_JOURNAL", "the journal belongs to another user, or others may write it", {
+        image: path,
+        hint: "run imgtx as the user who owns the transaction",
+      });
+    },
+  );
 }
 
 /** What a journal says, by its name. E_JOURNAL where it is damaged, another's, or not the file it was written to. */

@@ -1,6 +1,6 @@
 // imgtx img check
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../../errors/index.ts";
 import {
   type CheckResult,
   type CheckSubject,
@@ -148,15 +148,12 @@ async function open(invocation: ImgInvocation, operand: string): Promise<CheckSu
         backing: name.backing === undefined,
       }),
     );
-    try {
+    return await elseClosed(subject, async () => {
       // Of a part of a raw file there is nothing to check, but that it is there.
       partOf(name.part, (await subject.filesByDepth[0]?.[0]?.stat())?.sizeBytes ?? 0);
       if (!isForced) await holdByDepth(invocation, subject.filesByDepth);
       return subject;
-    } catch (error) {
-      await subject.close();
-      throw error;
-    }
+    });
   };
   return await openSettled(invocation, openHeld, {
     filesOf: ({ filesByDepth }) => filesByDepth.flat().map((file) => file.path),

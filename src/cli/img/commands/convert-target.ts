@@ -1,6 +1,6 @@
 // What convert is to make: the plan of the new image, and what it stands on.
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../../errors/index.ts";
 import { type ImagePlan, type OpenedImage, openImage, planImage } from "../../../format/index.ts";
 import type { ImgInvocation } from "../command.ts";
 import type { ConvertFlags } from "./convert-flags.ts";
@@ -120,12 +120,9 @@ export async function openTargetBacking(
         format: parseDriver(backing.format),
         gate,
       });
-      try {
+      await elseClosed(image, async () => {
         await holdBacking(invocation, image);
-      } catch (error) {
-        await image.close();
-        throw error;
-      }
+      });
       return { sizeBytes: image.virtualSizeBytes, image };
     } catch (error) {
       if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL") throw error;

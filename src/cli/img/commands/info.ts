@@ -1,6 +1,6 @@
 // imgtx img info
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../../errors/index.ts";
 import {
   CHAIN_DEPTH_MAX,
   type ChainLink,
@@ -142,13 +142,10 @@ async function describeOne(
   const reference = overlay && { overlayPath: overlay.path, storedName: overlay.storedName };
   const open = async (): Promise<ChainLink> => {
     const opened = await openForInfo(storage, path, parseDriver(driver), gate, reference);
-    try {
+    return await elseClosed(opened.file, async () => {
       if (locks && opened.format !== "raw") await holdImages(storage, [opened], lockWaiting(invocation));
       return opened;
-    } catch (error) {
-      await opened.file.close();
-      throw error;
-    }
+    });
   };
   const link = await openSettled(invocation, open, {
     filesOf: (opened) => [opened.path],

@@ -2,7 +2,7 @@
 // with qemu-img's words where that fails.
 
 import { type GuestRange, guestRange, SECTOR_BYTES } from "../../../units/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { elseClosed, ImgtxError } from "../../../errors/index.ts";
 import {
   assertNotHalfChanged,
   filesOf,
@@ -117,13 +117,10 @@ async function openNamed(
       isForced,
     },
   );
-  try {
+  return await elseClosed(opened, () => {
     if (!isForced) assertNotHalfChanged(opened.chain);
     return opened;
-  } catch (error) {
-    await opened.close();
-    throw error;
-  }
+  });
 }
 
 async function openHeld(
@@ -132,8 +129,7 @@ async function openHeld(
   options: SourceOptions & { readonly isForced: boolean },
 ): Promise<OpenedImage> {
   const given = name.format ?? options.format;
-  const own = await openPart(invocation, name, given, options);
-  try {
+  return await elseClosed(await openPart(invocation, name, given, options), async (own) => {
     const image =
       name.backing === undefined || name.backing === null
         ? own
@@ -141,10 +137,7 @@ async function openHeld(
     if (!options.isForced && !options.isToChange)
       await holdByDepth(invocation, image.chain.links.map(filesOf));
     return image;
-  } catch (error) {
-    await own.close();
-    throw error;
-  }
+  });
 }
 
 /** The same, or the part of it that the name means. */
@@ -156,7 +149,7 @@ async function openPart(
 ): Promise<OpenedImage> {
   const whole = await openAlone(invocation, name, given, options);
   if (name.part === undefined) return whole;
-  try {
+  return await elseClosed(whole, () => {
     const range = partOf(name.part, whole.virtualSizeBytes);
     const { layers, chain } = whole;
     return Object.assign(new SliceImage(whole, range), {
@@ -164,10 +157,7 @@ async function openPart(
       chain,
       close: async () => await whole.close(),
     });
-  } catch (error) {
-    await whole.close();
-    throw error;
-  }
+  });
 }
 
 /** Of a file of so many bytes, in whole sectors as QEMU takes it. E_FAILED for a part that is not in it. */
