@@ -3,11 +3,13 @@
 //
 // Invariants
 // - Only the fence tells. It is up before the first byte changes, and goes with the last.
-// - What is merged into is so where it is read by itself alone: the layer that is merged covers what comes into it.
+// - What is merged into is so where it is read by itself: the layers that are merged cover what comes into it. Of several
+//   all are needed for that, and the fence says how many.
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Chain } from "../chain/backing-chain.ts";
 import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
+import type { Changer } from "../qcow2/codec/fence.ts";
 import { howToFindNames, shellQuote } from "../quote-name.ts";
 
 /** E_TRANSACTION where what the chain shows is of two moments. */
@@ -15,8 +17,10 @@ export function assertNotHalfChanged({ links }: Pick<Chain, "links">): void {
   for (const { path, header } of links) {
     if (header?.changer !== undefined) throw isHalfChanged(path, header);
   }
-  const [top] = links;
-  if (top?.header?.merger !== undefined) throw isHalfMerged(top.path, top.header.merger);
+  for (const [above, { path, header }] of links.entries()) {
+    const merger = header?.merger;
+    if (merger !== undefined && above < merger.layers) throw isHalfMerged(links, path, merger);
+  }
 }
 
 export function isHalfChanged(
@@ -39,9 +43,15 @@ export function isHalfChanged(
   });
 }
 
-function isHalfMerged(image: string, merger: string): ImgtxError {
-  const what = `transaction ${merger} was cut off while it merged into it: by itself it shows a part of that`;
-  return new ImgtxError("E_TRANSACTION", what, {
+function isHalfMerged(
+  [top]: Chain["links"],
+  into: string,
+  { id, layers }: Pick<Changer, "id" | "layers">,
+): ImgtxError {
+  const [image, where] = top === undefined || top.path === into ? [into, "it"] : [top.path, `'${into}'`];
+  const what = layers > 1 ? `merged ${layers} layers into ${where}` : `merged into ${where}`;
+  const message = `transaction ${id} was cut off while it ${what}: by itself it shows a part of that`;
+  return new ImgtxError("E_TRANSACTION", message, {
     image,
     hint:
       "what is merged shows what it did all the time; `imgtx recover` in the workspace of that transaction ends it, or " +

@@ -95,9 +95,10 @@ export function targetsToFence(state: TransactionState): string[] {
   );
 }
 
-/** Those that show by themselves a part of what is merged into them meanwhile. */
-export function imagesMergedInto(state: TransactionState): ReadonlySet<string> {
-  return new Set(copiesOf(state).flatMap(({ kind, into }) => (kind === "merge" ? [into] : [])));
+/** Those that show by themselves a part of what is merged into them meanwhile, with how many layers that are. */
+export function imagesMergedInto(state: TransactionState): ReadonlyMap<string, number> {
+  const merges = copiesOf(state).filter(({ kind }) => kind === "merge");
+  return new Map(merges.map(({ into, sources }) => [into, new Set(sources).size]));
 }
 
 const LATE: ReadonlySet<string> = new Set(["sync", "fill"]);

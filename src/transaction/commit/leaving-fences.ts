@@ -131,7 +131,7 @@ async function planFences(
       : watched.fingerprint.headerSha256 !== null && (await openUnlessOutOfReach(storage, image));
     if (!file) continue;
     try {
-      const fence = await planFileFence(file, state.begin.id, purposeOf(image));
+      const fence = await planFileFence(file, state.begin.id, purposeOf(image), merged.get(image));
       const stays = kept.has(image) ? await planKept(staged, image, state.begin.id) : null;
       const over = fence && later.has(image) ? await planKept(staged, image, state.begin.id) : null;
       if (fence || stays) {

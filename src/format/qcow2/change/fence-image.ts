@@ -23,9 +23,10 @@ export async function planImageFence(
   link: Pick<ChainLink, "file" | "header">,
   owner: string,
   purpose?: FencePurpose,
+  layers?: number,
 ): Promise<FencePatch | undefined> {
   if (link.header?.version !== 3) return undefined;
-  return planFence(await readHeaderArea(link), owner, purpose);
+  return planFence(await readHeaderArea(link), owner, purpose, layers);
 }
 
 /** The same for a qcow2 image that is open by itself. Undefined too where it is fenced already. */
@@ -33,9 +34,10 @@ export async function planFileFence(
   file: StorageFile,
   owner: string,
   purpose?: FencePurpose,
+  layers?: number,
 ): Promise<FencePatch | undefined> {
   const header = await readOwnHeader(file, file.path, { mayLackRefcounts: true });
-  return header.isFenced ? undefined : await planImageFence({ file, header }, owner, purpose);
+  return header.isFenced ? undefined : await planImageFence({ file, header }, owner, purpose, layers);
 }
 
 /**

@@ -10,7 +10,8 @@
 // - The name says whose fence it is, by the id of the transaction that sets it. So two fences are never equal
 //   by chance, and nobody takes another's for his own. Fences of earlier versions have no id.
 // - It says too what it is for. An image that is fenced for a change may be half changed, and is read and let go of with
-//   care; so is one that is merged into, where it is read by itself. One of earlier versions counts as held still.
+//   care; so is one that is merged into, where it is read by itself, or through a part of the layers that are merged: of
+//   several it says how many. One of earlier versions counts as held still.
 // - It is bit 62: the specification hands bits out from the lowest on, and QEMU refuses all that it does not know.
 // - A header without a table of names gets one before its end mark, and the backing file name may have to move for it.
 //   Where there is no room the bit stands alone, and QEMU prints its number.
@@ -43,12 +44,16 @@ const FENCE_NAMES: Record<FencePurpose, string> = {
 const CHANGING = ["change", "merging", "filling"] as const;
 
 /** What an entry has of a fence that is up for more than stillness: its note comes after the NUL. */
-const CHANGER = new RegExp(`^(${CHANGING.map((one) => FENCE_NAMES[one]).join("|")}) ([a-z0-9]+)(?:\0|$)`);
+const CHANGER = new RegExp(
+  `^(${CHANGING.map((one) => FENCE_NAMES[one]).join("|")}) ([a-z0-9]+)(?:/([1-9]\\d{0,3}))?(?:\0|$)`,
+);
 
 /** Who fenced an image that is not, or may not be, what it was or was to be. */
 export interface Changer {
   readonly id: string;
   readonly purpose: (typeof CHANGING)[number];
+  /** How many are merged into it. */
+  readonly layers: number;
 }
 
 /** Bytes at an offset of the file, before and after a change; both are equally long. */
@@ -97,15 +102,17 @@ export function isFencedHead(head: Uint8Array): boolean {
 /**
  * The patch that fences an image whose first bytes these are: those that decode as its header cluster, and
  * FENCE_ROOM_BYTES more where the cluster has them. The image is of version 3, and not fenced. The owner, a few
- * ASCII letters and digits, becomes part of the name.
+ * ASCII letters and digits, becomes part of the name, and so does how many layers are merged, where it is more than one.
  */
 export function planFence(
   cluster: Uint8Array,
   owner: string,
   purpose: FencePurpose = "stillness",
+  layers = 1,
 ): FencePatch {
-  if (owner.length > OWNER_BYTES_MAX) throw new Error(`no fence has room for the owner '${owner}'`);
-  const name = new TextEncoder().encode(`${FENCE_NAMES[purpose]} ${owner}\0`);
+  const own = layers > 1 ? `${owner}/${layers}` : owner;
+  if (own.length > OWNER_BYTES_MAX) throw new Error(`no fence has room for the owner '${own}'`);
+  const name = new TextEncoder().encode(`${FENCE_NAMES[purpose]} ${own}\0`);
   const layout = readLayout(cluster);
   const after = cluster.slice();
   after[FEATURES_AT] = (after[FEATURES_AT] ?? 0) | FENCE_MASK;
@@ -176,9 +183,9 @@ export function planLiftAsCorrupt(cluster: Uint8Array): BytePatch {
 /** Who began the change that an image with these names is fenced for, and did not end it. */
 export function findChanger(names: readonly FeatureName[]): Changer | undefined {
   const own = names.find(({ type, bit }) => type === "incompatible" && bit === INCOMPATIBLE_BIT.fence);
-  const [, name, id] = CHANGER.exec(own?.name ?? "") ?? [];
+  const [, name, id, layers = "1"] = CHANGER.exec(own?.name ?? "") ?? [];
   const purpose = CHANGING.find((one) => FENCE_NAMES[one] === name);
-  return id === undefined || purpose === undefined ? undefined : { id, purpose };
+  return id === undefined || purpose === undefined ? undefined : { id, purpose, layers: Number(layers) };
 }
 
 type Range = readonly [start: number, end: number];

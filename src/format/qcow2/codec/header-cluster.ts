@@ -27,7 +27,7 @@ import {
   type HeaderExtension,
   roundUpTo8,
 } from "./header-extension.ts";
-import { findChanger } from "./fence.ts";
+import { type Changer, findChanger } from "./fence.ts";
 import { checkTables, type MissingTable, type Tolerance } from "./header-tables.ts";
 import { BACKING_NAME_BYTES_MAX, CLUSTER_BITS_MAX, CLUSTER_BITS_MIN } from "./limits.ts";
 
@@ -61,8 +61,11 @@ export interface Qcow2Header extends HeaderFields {
   readonly changer: string | undefined;
   /** Whether the image was begun by that one, and never whole. */
   readonly isUnfinished: boolean;
-  /** Of an image that is merged into: by whom. By itself it shows a part of that; what is merged shows what it did. */
-  readonly merger: string | undefined;
+  /**
+   * Of an image that is merged into: by whom, and how many layers. By itself it shows a part of that, and through some of
+   * them; all of them show what they did.
+   */
+  readonly merger: Pick<Changer, "id" | "layers"> | undefined;
 }
 
 /**
@@ -184,7 +187,7 @@ function describeHeader(
     isFenced,
     changer: changer?.purpose === "merging" ? undefined : changer?.id,
     isUnfinished: changer?.purpose === "filling",
-    merger: changer?.purpose === "merging" ? changer.id : undefined,
+    merger: changer?.purpose === "merging" ? changer : undefined,
     ...fields,
   };
 }

@@ -103,30 +103,38 @@ test("one that came away from its journal half changed is read by nobody, and ma
   expect(await imgtx("resize vda +1M", away)).toMatchObject({ status: 0 });
 });
 
-test("one that is merged into shows nobody a part of that by itself, and what is merged shows what it did", async () => {
-  const over = sampleQcow2({
-    virtualSizeBytes: 192 * KIB,
-    dataClusters: [0, 1],
-    seed: 4,
-    backing: { name: "a.qcow2", format: "qcow2" },
-  });
-  writeFileSync(at("over.qcow2"), over);
-  expect(await img("convert -O raw over.qcow2 shown.raw")).toMatchObject({ status: 0 });
-  await dies("commit -d over.qcow2", amid("a.qcow2"));
-  mkdirSync(at("away"));
-  for (const name of ["a.qcow2", "over.qcow2"]) renameSync(at(name), at(`away/${name}`));
-  const away = at("away");
-  expect(await img("convert -O raw a.qcow2 a.raw", away)).toMatchObject({
-    status: 1,
-    stderr: expect.stringMatching(/transaction [a-z0-9]{10} was cut off while it merged into it/) as string,
-  });
-  expect(readdirSync(away).toSorted()).toEqual(["a.qcow2", "over.qcow2"]);
-  expect(await img("compare -f qcow2 -F raw over.qcow2 ../shown.raw", away)).toMatchObject({ status: 0 });
-  expect(await imgtx("device add vda a.qcow2", away)).toMatchObject({ status: 0 });
-  expect(await imgtx("mirror vda copy.qcow2", away)).toMatchObject({ status: 11 });
-  expect(await imgtx("unfreeze --force vda", away)).toMatchObject({ status: 0 });
-  expect(await imgtx("mirror vda copy.qcow2", away)).toMatchObject({ status: 0 });
-});
+test.each([
+  ["one layer", ["over"]],
+  ["several layers", ["mid", "over"]],
+])(
+  "what %s merged into shows nobody a part of that, and all of them show what they did",
+  async (_, layers) => {
+    let below = "a.qcow2";
+    for (const layer of layers) {
+      const backing = { name: below, format: "qcow2" };
+      const dataClusters = [layers.length - 1, 1];
+      below = `${layer}.qcow2`;
+      writeFileSync(at(below), sampleQcow2({ virtualSizeBytes: 192 * KIB, dataClusters, seed: 4, backing }));
+    }
+    expect(await img("convert -O raw over.qcow2 shown.raw")).toMatchObject({ status: 0 });
+    await dies("commit -b a.qcow2 over.qcow2", amid("a.qcow2"));
+    mkdirSync(at("away"));
+    for (const name of ["a", ...layers]) renameSync(at(`${name}.qcow2`), at(`away/${name}.qcow2`));
+    const away = at("away");
+    for (const name of ["a", ...layers.slice(0, -1)]) {
+      expect(await img(`convert -O raw ${name}.qcow2 out.raw`, away)).toMatchObject({
+        status: 1,
+        stderr: expect.stringMatching(/transaction [a-z0-9]{10} was cut off while it merged /) as string,
+      });
+    }
+    expect(readdirSync(away)).toHaveLength(1 + layers.length);
+    expect(await img("compare -f qcow2 -F raw over.qcow2 ../shown.raw", away)).toMatchObject({ status: 0 });
+    expect(await imgtx("device add vda a.qcow2", away)).toMatchObject({ status: 0 });
+    expect(await imgtx("mirror vda copy.qcow2", away)).toMatchObject({ status: 11 });
+    expect(await imgtx("unfreeze --force vda", away)).toMatchObject({ status: 0 });
+    expect(await imgtx("mirror vda copy.qcow2", away)).toMatchObject({ status: 0 });
+  },
+);
 
 test("a file with other names, and no place for a fence, is not changed by one of them; with a name of its own it is", async () => {
   mkdirSync(at("other"));

@@ -131,6 +131,13 @@ describe("a fence of an earlier version, which has no owner in its name", () => 
   });
 });
 
+test.each([1, 2, 200])("one of a merge of %d layers says so, and is lifted byte by byte", (layers) => {
+  const cluster = sample({});
+  const fenced = applied(cluster, planFence(cluster, OWNER, "merging", layers));
+  expect(decodeHeaderCluster(fenced, FILE_BYTES).merger).toMatchObject({ id: OWNER, layers });
+  expect(Buffer.from(applied(fenced, planLift(fenced))).equals(cluster)).toBe(true);
+});
+
 test("in a table that goes on in the next sector its name stays in the first one, and much of the table lies after it", () => {
   const names = Array.from({ length: 12 }, (_, bit) => [2, bit, `autoclear ${bit}`] as const);
   const { fence } = checkRoundTrip(withTable(names));
