@@ -57,7 +57,12 @@ export {
   writeNextGeneration,
 } from "./next-generation.ts";
 export { findInherited, unlessGone } from "./history/inherited.ts";
-export { type DeviceOnFile, findDeviceOnFile, findUserElsewhere } from "./history/device-on-file.ts";
+export {
+  type DeviceOnFile,
+  findDeviceOnFile,
+  findUserElsewhere,
+  isAnyElsewhere,
+} from "./history/device-on-file.ts";
 export { describeWorker, findLiveness, isWorker, sayWorker, type Worker } from "./lock/liveness.ts";
 export { findOwner, lockOwner } from "./lock/owner-lock.ts";
 export {

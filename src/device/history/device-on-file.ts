@@ -67,6 +67,22 @@ export async function findUserElsewhere(
   return await findDeviceOnFile(storage, folders, [image, real], stat, workspace);
 }
 
+/** Whether any other workspace is in the folders of the images, or above them. */
+export async function isAnyElsewhere(workspace: Workspace, images: readonly string[]): Promise<boolean> {
+  const { storage } = workspace;
+  const named = [...new Set(images.map((image) => posix.dirname(image)))];
+  const real = await Promise.all(
+    named.map(async (folder) => await unlessItFails(() => storage.realPath(folder))),
+  );
+  const folders = [...named, ...real.filter((folder) => folder !== undefined)];
+  for (const root of new Set(folders.flatMap(withFoldersAbove))) {
+    const other = { storage, root };
+    if (root === workspace.root || !(await storage.statLink(pathsOf(other).own))) continue;
+    if (!(await isSameWorkspace(workspace, other)) && (await readAny(other))) return true;
+  }
+  return false;
+}
+
 async function isSameWorkspace(own: Workspace, other: Workspace): Promise<boolean> {
   if (own.root === other.root) return true;
   const there = await other.storage.stat(pathsOf(other).own);

@@ -8,9 +8,12 @@
 import { posix } from "node:path";
 import {
   type ChainEntry,
+  type DeviceOnFile,
   type DeviceTable,
   filesOfEntry,
+  findDevice,
   findUserElsewhere,
+  isAnyElsewhere,
   type SeenFile,
   type SnapshotReads,
   type SnapshotRef,
@@ -23,6 +26,7 @@ import type { FileStat, Storage } from "../../storage/index.ts";
 import { sayElsewhere } from "../images/removal.ts";
 import type { PlanRecord } from "../journal/index.ts";
 import { withName } from "../notes/note-words.ts";
+import type { Note } from "../notes/notes.ts";
 
 type Plan = Pick<PlanRecord, "changes" | "newFiles" | "standing" | "givesUp" | "devices">;
 
@@ -38,16 +42,26 @@ interface Written {
   readonly stat: FileStat | undefined;
 }
 
-/** E_IN_USE where what is written to is sealed, or another workspace's. changed: the images that the plan changes in place. */
+/** A device's active layer, as it is or is to be, that a device of another workspace is on as well. */
+export interface Shared {
+  readonly device: string | undefined;
+  readonly note: Note & { readonly code: "active elsewhere" };
+}
+
+/**
+ * E_IN_USE where what is written to is sealed, or another workspace's. changed: the images that the plan changes in place.
+ * Returns what the operator has to know: active layers that others have as theirs.
+ */
 export async function assertOwnToWrite(
   workspace: Workspace,
   snapshots: SnapshotReads,
   table: DeviceTable,
   plan: Plan,
   changed: ReadonlySet<string>,
-): Promise<void> {
+): Promise<readonly Shared[]> {
   await assertSealedStay(workspace.storage, snapshots, table, plan, changed);
-  await assertNotElsewhere(workspace, table, plan, changed);
+  const written = await assertNotElsewhere(workspace, table, plan, changed);
+  return [...written, ...(await findLeftShared(workspace, table, plan))];
 }
 
 /** E_IN_USE where a device would write to an image that is sealed, with the way that works. */
@@ -152,7 +166,8 @@ async function assertNotElsewhere(
   table: DeviceTable,
   plan: Plan,
   changed: ReadonlySet<string>,
-): Promise<void> {
+): Promise<readonly Shared[]> {
+  const shared: Shared[] = [];
   const tops = await findNewTops(workspace.storage, table, plan);
   const written = [
     ...tops.map(({ device, image }) => ({ device, image })),
@@ -160,8 +175,12 @@ async function assertNotElsewhere(
   ];
   for (const { device, image } of written) {
     const found = await findUserElsewhere(workspace, image);
+    if (!found) continue;
     // What both have as an active layer is their operator's business, who may have lost the other workspace.
-    if (!found || found.isActive) continue;
+    if (found.isActive) {
+      shared.push(asShared(device, image, found));
+      continue;
+    }
     const { keptBy, root } = found;
     const there = `imgtx --workspace ${shellQuote(root)}`;
     const wayOut = keptBy
@@ -173,6 +192,31 @@ async function assertNotElsewhere(
       hint: `make an overlay over it, and use that; \`${wayOut}`,
     });
   }
+  return shared;
+}
+
+/** What devices leave, and a guest of the other workspace would go on writing to: a snapshot's image, say. */
+async function findLeftShared(
+  workspace: Workspace,
+  table: DeviceTable,
+  { changes }: Plan,
+): Promise<Shared[]> {
+  const left = changes.flatMap(({ device, after }) => {
+    const image = findDevice(table, device)?.image;
+    return image === undefined || after === null || after.image === image ? [] : [{ device, image }];
+  });
+  const images = left.map(({ image }) => image);
+  if (images.length === 0 || !(await isAnyElsewhere(workspace, images))) return [];
+  const shared: Shared[] = [];
+  for (const { device, image } of left) {
+    const found = await findUserElsewhere(workspace, image);
+    if (found?.isActive) shared.push(asShared(device, image, found));
+  }
+  return shared;
+}
+
+function asShared(device: string | undefined, image: string, { device: other, root }: DeviceOnFile): Shared {
+  return { device, note: { code: "active elsewhere", image, device: other, workspace: root } };
 }
 
 /**

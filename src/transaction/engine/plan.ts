@@ -47,7 +47,7 @@ import { OverlaySearch } from "../images/overlay-search.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../requests/request.ts";
 import { doneBy } from "./done-before.ts";
-import { assertOwnToWrite } from "./keep-sealed.ts";
+import { assertOwnToWrite, type Shared } from "./keep-sealed.ts";
 import { nameLogs } from "./name-logs.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
@@ -117,9 +117,21 @@ export async function planStatement(
   const before = work.journal ? liveStatements(work.journal.state).map((one) => one.plan) : [];
   assertNotBegun(record, [...before, ...statement.earlier]);
   assertSameDevices(plan, statement.table);
-  await assertOwnToWrite(work.workspace, context.snapshots, statement.table, record, changedImages(record));
+  const changing = changedImages(record);
+  const shared = await assertOwnToWrite(work.workspace, context.snapshots, statement.table, record, changing);
   await assertInheritedStay(record, context);
-  return { plan, record };
+  return { plan, record: { ...record, reports: withShared(record.reports, shared) } };
+}
+
+function withShared(reports: Plan["reports"], shared: readonly Shared[]): Plan["reports"] {
+  return reports.map((report, index) => {
+    const own = shared.filter(({ device }) =>
+      reports.some((one) => one.device === device) ? device === report.device : index === 0,
+    );
+    return own.length === 0
+      ? report
+      : { ...report, notes: [...report.notes, ...own.map(({ note }) => note)] };
+  });
 }
 
 /** Reports that say it where an image is changed in place, and by other names as well. */

@@ -55,6 +55,12 @@ export const LAYER_ROWS = {
     ({ image, names }) =>
       `${image} has ${names} names (hard links), and each of them shows what is changed: a copy made by links is none`,
   ),
+  "active elsewhere": row(
+    { ...BOTH, workspace: isText },
+    ({ image, device, workspace }) =>
+      `${image} is the active layer of '${device}' of the workspace '${workspace}' too, whose guest would write to it; ` +
+      `\`imgtx --workspace ${shellQuote(workspace)} device remove ${device}\` takes it out there`,
+  ),
   "overlay above": row(
     { ...BOTH, more: isCount },
     ({ image, device, more }) =>

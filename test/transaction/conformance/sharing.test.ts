@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import { unpackFixture } from "../../helpers/fixtures.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
+import type { Outcome } from "../../../src/transaction/index.ts";
 import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
@@ -185,6 +186,18 @@ describe("an image of another workspace", () => {
       expect(failure.message).toContain(whose);
       expect(failure.hint).toContain(`\`imgtx --workspace ${theirs.root} ${wayOut}\``);
     }
+  });
+
+  test("that both have as their active layer is said where a device comes to it, and where it is sealed", async () => {
+    const { theirs, ours } = await elsewhere();
+    const shared = theirs.at("c.qcow2");
+    const take = `\`imgtx --workspace ${theirs.root} device remove vdc\` takes it out there`;
+    const words = expect.stringMatching(/is the active layer of 'vdc' .* too.*takes it out there$/) as string;
+    const notes = async (outcome: Promise<Outcome>) =>
+      (await outcome).actions.flatMap((action) => action.notes).filter((note) => note.includes(take));
+    expect(await notes(ours.add("vdx", shared))).toEqual([words]);
+    expect(await notes(ours.snapshot({ vda: "a1.qcow2", vdx: "x1.qcow2" }))).toEqual([words]);
+    expect(await notes(ours.snapshot({ vda: "a2.qcow2", vdx: "x2.qcow2" }))).toEqual([]);
   });
 
   test("may be stood on, and nothing is merged into it", async () => {
