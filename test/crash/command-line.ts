@@ -14,6 +14,7 @@ import {
   openSession,
   type Session,
 } from "../../src/transaction/index.ts";
+import { isFilledWith } from "../helpers/filled.ts";
 import type { AwaySubject, SeenDevice } from "./judges/away.ts";
 import { Tree } from "./simulated/disk-tree.ts";
 import {
@@ -181,7 +182,7 @@ export async function layOut(
     // With holes, as on a real disk: copies of it are cheap then.
     for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
       const piece = bytes.subarray(at, at + PIECE_BYTES);
-      if (piece.some((byte) => byte !== 0)) await file.write(piece, at);
+      if (!isFilledWith(0, piece)) await file.write(piece, at);
     }
     await file.truncate(bytes.length);
     await file.close();

@@ -2,7 +2,7 @@
 // then on that stays, whichever image it is in later.
 
 import { runImgtx, type Place } from "./tools.ts";
-import { type Content, Fault, isSame, readContent, sayEnd, slotOf } from "./world.ts";
+import { type Content, Fault, isSame, openOnce, readContent, sayEnd, slotOf } from "./world.ts";
 
 export interface SealedImage {
   readonly number: number;
@@ -28,11 +28,12 @@ export async function listSealed(place: Place): Promise<SealedImage[]> {
 
 /** Every one that is new with what its image holds; all others are to hold what they held. */
 export function assertSealed(known: Sealed, listed: readonly SealedImage[], left: Sealed): Sealed {
+  const open = openOnce();
   return new Map(
     listed.map((one) => {
       const key = keyOf(one);
       if (one.problems.length > 0) throw new Fault(`${key}: ${one.problems.join("; ")}`);
-      const found = readContent(one.image, one.format);
+      const found = readContent(one.image, one.format, open);
       const wanted = known.get(key) ?? left.get(one.image) ?? found;
       if (!isSame(wanted, found)) throw new Fault(`${key}, in ${one.image}, holds something else`);
       return [key, found];

@@ -34,7 +34,7 @@ import {
   type Listing,
   NO_WORLD,
   readContent,
-  readSnapshots,
+  listSnapshots,
   sayEnd,
   slotOf,
   viewOf,
@@ -234,7 +234,7 @@ export class Walker {
       const wanted = choice === undefined ? after : new Map([...before, ...after]);
       const found = new Set<string>();
       for (const layer of device.chain) {
-        const there = [...readSnapshots(layer).keys()];
+        const there = listSnapshots(layer);
         kept.set(layer.image, new Map(there.map((label) => [label, wanted.get(label) ?? new Uint8Array(0)])));
         for (const label of there) found.add(label);
       }

@@ -6,7 +6,16 @@
 
 import { existsSync, readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
-import { type Guest, openGuest, openHostImage, openSnapshots, readHeader } from "../helpers/guest-content.ts";
+import { isFilledWith } from "../helpers/filled.ts";
+import {
+  type Guest,
+  type ImageBytes,
+  openGuest,
+  openHostImage,
+  type OpenImage,
+  openSnapshots,
+  readHeader,
+} from "../helpers/guest-content.ts";
 import type { Sealed, SealedImage } from "./sealed.ts";
 import { type Ended, type Place, complaintOf, runImgtx } from "./tools.ts";
 
@@ -95,13 +104,28 @@ export function byNamesOf({ devices }: Listing, world: World): World {
 }
 
 /** What a guest of the image finds, cell by cell. A cell of several bytes is a mixture, which no guest has written. */
-export function readContent(image: string, format: string): Content {
-  return cellsOf(openGuest(openHostImage, image, format), image);
+export function readContent(image: string, format: string, open: OpenImage = openHostImage): Content {
+  return cellsOf(openGuest(open, image, format), image);
 }
 
-/** The same of each of its internal snapshots, by name. */
-export function readSnapshots({ image, format }: Layer): Map<string, Content> {
-  const guests = format === "qcow2" ? [...openSnapshots(openHostImage, image)] : [];
+/** Reads each file once, however many images stand on it: for one look, in which nothing changes. */
+export function openOnce(): OpenImage {
+  const opened = new Map<string, ImageBytes>();
+  return (path) => {
+    const bytes = opened.get(path) ?? openHostImage(path);
+    opened.set(path, bytes);
+    return bytes;
+  };
+}
+
+/** The names of its internal snapshots. */
+export function listSnapshots({ image, format }: Layer): string[] {
+  return format === "qcow2" ? [...openSnapshots(openOnce(), image).keys()] : [];
+}
+
+/** What a guest finds in each of them. */
+function readSnapshots({ image, format }: Layer, open: OpenImage): Map<string, Content> {
+  const guests = format === "qcow2" ? [...openSnapshots(open, image)] : [];
   return new Map(guests.map(([name, guest]) => [name, cellsOf(guest, `${image}, snapshot ${name}`)]));
 }
 
@@ -111,7 +135,7 @@ function cellsOf(guest: Guest, what: string): Content {
   for (let cell = 0; cell < content.length; cell += 1) {
     const bytes = guest.read(cell * CELL_BYTES, CELL_BYTES);
     const [first = 0] = bytes;
-    if (bytes.some((byte) => byte !== first)) throw new Fault(`${what}: cell ${cell} is a mixture`);
+    if (!isFilledWith(first, bytes)) throw new Fault(`${what}: cell ${cell} is a mixture`);
     content[cell] = first;
   }
   return content;
@@ -158,25 +182,26 @@ export function worldFrom(
 
 /** Every device has what the model says, by a reader that shares nothing with imgtx; and QEMU finds its chain sound. */
 export function assertContent(world: World, asksQemu: boolean): void {
+  const open = openOnce();
   for (const [name, { image, format, content, chain }] of world.devices) {
-    const found = readContent(image, format);
+    const found = readContent(image, format, open);
     if (!isSame(content, found)) {
       throw new Fault(`${name} on ${image}: ${describeDifference(content, found)}`);
     }
-    for (const layer of chain) assertSnapshots(world, layer);
+    for (const layer of chain) assertSnapshots(world, layer, open);
     // QEMU opens nothing that stands on a fence.
-    const fenced = chain.findLastIndex((one) => one.format === "qcow2" && isFenced(one.image));
+    const fenced = chain.findLastIndex((one) => one.format === "qcow2" && isFenced(one.image, open));
     for (const one of asksQemu ? chain.slice(fenced + 1) : []) {
-      if (isDirty(one)) continue;
+      if (isDirty(one, open)) continue;
       const complaint = complaintOf(one.image, one.format);
       if (complaint !== undefined) throw new Fault(complaint);
     }
   }
 }
 
-function assertSnapshots({ kept }: World, layer: Layer): void {
+function assertSnapshots({ kept }: World, layer: Layer, open: OpenImage): void {
   const wanted = kept.get(layer.image) ?? new Map<string, Content>();
-  const found = readSnapshots(layer);
+  const found = readSnapshots(layer, open);
   const names = (snapshots: ReadonlyMap<string, Content>) => [...snapshots.keys()].sort().join(" ");
   if (names(wanted) !== names(found)) {
     throw new Fault(`${layer.image} has the snapshots '${names(found)}', and not '${names(wanted)}'`);
@@ -190,12 +215,12 @@ function assertSnapshots({ kept }: World, layer: Layer): void {
 }
 
 /** Its counts are behind, as they may be after a guest has died. */
-function isDirty({ image, format }: Layer): boolean {
-  return format === "qcow2" && (readHeader(openHostImage(image), image).incompatible & 1n) !== 0n;
+function isDirty({ image, format }: Layer, open: OpenImage): boolean {
+  return format === "qcow2" && (readHeader(open(image), image).incompatible & 1n) !== 0n;
 }
 
-export function isFenced(image: string): boolean {
-  return readHeader(openHostImage(image), image).isFenced;
+export function isFenced(image: string, open: OpenImage = openHostImage): boolean {
+  return readHeader(open(image), image).isFenced;
 }
 
 /** `devices/NAME` leads to the active layer of each device. */

@@ -8,6 +8,7 @@
 // - Two contents of equal bytes have equal digests, whether they have holes or zeros there.
 
 import { createHash } from "node:crypto";
+import { isFilledWith } from "../../helpers/filled.ts";
 
 /** As ext4 with its default block size; holes start and end on it. */
 const CHUNK_BYTES = 4096;
@@ -152,7 +153,7 @@ function nextChunk(offset: number): number {
 }
 
 function digestOfChunk(chunk: Chunk): string {
-  chunk.digest ??= chunk.bytes.every((byte) => byte === 0)
+  chunk.digest ??= isFilledWith(0, chunk.bytes)
     ? NO_DATA
     : createHash("sha1").update(chunk.bytes).digest("base64");
   return chunk.digest;

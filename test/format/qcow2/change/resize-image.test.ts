@@ -10,6 +10,7 @@ import { Tree } from "../../../crash/simulated/disk-tree.ts";
 import { imageIn } from "../../../crash/judges/observation.ts";
 import { SimulatedMachine } from "../../../crash/simulated/simulated-disk.ts";
 import { startProcess } from "../../../crash/simulated/simulated-process.ts";
+import { isFilledWith } from "../../../helpers/filled.ts";
 import { openGuest } from "../../../helpers/guest-content.ts";
 import { oracle } from "../../../helpers/oracles.ts";
 import { structureProblems } from "../../../helpers/qcow2-structure.ts";
@@ -158,8 +159,8 @@ function judge(tree: Tree): string | undefined {
     if (![OLD_BYTES, IN_PLACE_BYTES, MOVED_BYTES].includes(guest.sizeBytes))
       return `${guest.sizeBytes} bytes`;
     const seen = guest.read(0, Math.min(guest.sizeBytes, 2 * BASE_BYTES));
-    if (seen.subarray(0, OLD_BYTES).some((byte) => byte !== 5)) return "the old part has changed";
-    return seen.subarray(OLD_BYTES).every((byte) => byte === 0) ? undefined : "the backing image shows";
+    if (!isFilledWith(5, seen.subarray(0, OLD_BYTES))) return "the old part has changed";
+    return isFilledWith(0, seen.subarray(OLD_BYTES)) ? undefined : "the backing image shows";
   } catch (error) {
     return String(error);
   }
