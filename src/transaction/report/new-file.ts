@@ -61,7 +61,12 @@ export async function writeNewFile(
   await assertWritable(storage, path, options);
   const folder = posix.dirname(path);
   const staging = posix.join(folder, `.imgtx-report-${storage.host.randomName()}`);
-  const file = await storage.createFile(staging, MODE);
+  const file = await storage.createFile(staging, MODE).catch((error: unknown) => {
+    // Of the name that was given: nobody knows the other.
+    throw error instanceof ImgtxError && error.image === staging
+      ? error.reworded(error.message.replaceAll(staging, path), { image: path })
+      : error;
+  });
   try {
     try {
       await file.write(content, 0);

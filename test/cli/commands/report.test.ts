@@ -97,6 +97,17 @@ test("what is no page is never overwritten, and a folder that is missing is name
   const { status, stderr } = await runCli(["report", "nowhere/disks.html"], { cwd });
   expect(status).toBe(14);
   expect(stderr).toContain(`there is no folder '${cwd}/nowhere'`);
+  // The name that it is written by first is nobody's who reads of it.
+  const storage = makeNodeStorage();
+  const closed: Storage = {
+    ...storage,
+    createFile: async (path) => {
+      const denied = new ImgtxError("E_NO_PERMISSION", `Could not create '${path}'`, { image: path });
+      return await Promise.reject(denied);
+    },
+  };
+  const denied = await runCli(["report", "disks.html"], { cwd, storage: closed });
+  expect(denied.stderr).toContain(`Could not create '${cwd}/disks.html'\n  at: ${cwd}/disks.html\n`);
 });
 
 test("tree --map and img map --visual draw what each image has data for", async () => {

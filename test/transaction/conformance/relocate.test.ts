@@ -272,6 +272,14 @@ describe("is refused, with nothing changed", () => {
     expect(readFileSync(path.join(elsewhere, "base.raw"), "utf8")).toBe("mine");
   });
 
+  test("where nothing of a device can go, since somebody else's overlay stands on it", async () => {
+    const bench = await makeWorkbench();
+    bench.makeQcow2("clone.qcow2", 9, { name: "a.qcow2", format: "qcow2" });
+    expect(await expectRefused(bench, makeFolder(), "E_REFUSED")).toBe(
+      `nothing of it can go: it is needed by '${bench.at("clone.qcow2")}'`,
+    );
+  });
+
   test("where there is no such folder, or it is imgtx's own", async () => {
     const bench = await makeWorkbench();
     for (const [folder, code] of [

@@ -77,7 +77,8 @@ export async function planMoves({ devices, folder, keep }: Wanted, context: Plan
   }
   const known = unite(trees.map(({ layers }) => layers));
   const { layers: all, notes } = await withOverlays(known, keep, context);
-  const { going, onThem, staying } = divide(all, await findBlockDevices(all, context), folder);
+  const { going, onThem, needed, staying } = divide(all, await findBlockDevices(all, context), folder);
+  if (going.length === 0) assertAllThere(devices, needed, folder);
   if (keep) assertNoneChanges(onThem);
   const opened: DeviceLayers[] = [];
   for (const { entry, layers } of trees) {
@@ -175,7 +176,26 @@ function divide(layers: Layers, blockDevices: ReadonlySet<string>, folder: strin
         : { code: "layer stays", image, by },
   );
   const depth = (layer: Layer): number => depthOf(layer, layers);
-  return { going: going.sort((a, b) => depth(b) - depth(a)), onThem, staying };
+  return { going: going.sort((a, b) => depth(b) - depth(a)), onThem, needed, staying };
+}
+
+/** E_REFUSED where nothing can go though a device is elsewhere: that is no success. */
+function assertAllThere(
+  devices: readonly DeviceEntry[],
+  needed: ReadonlyMap<string, string>,
+  folder: string,
+): void {
+  const left = devices.find(({ image }) => posix.dirname(image) !== folder);
+  if (!left) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `nothing of it can go: it is needed by ${needed.get(left.image) ?? "others"}`,
+    {
+      device: left.name,
+      image: left.image,
+      hint: "`imgtx tree` and `imgtx txn status` show who stands on it",
+    },
+  );
 }
 
 function depthOf({ below }: Layer, layers: Layers): number {
