@@ -21,8 +21,14 @@ const MADE: Drawing<Made> = {
   stands: ({ root, created }) => (created ? `the workspace in ${root} is made` : undefined),
 };
 
-const ADOPTED: Drawing<Adoption & { readonly dryRun: boolean }> = {
-  text: ({ root, changed, generation, forgotten, kept, devices, dryRun }) => {
+/** With the commands that put devices on what stands on their images, by that. */
+type Adopted = Adoption & {
+  readonly dryRun: boolean;
+  readonly commands: Readonly<Record<string, string>>;
+};
+
+const ADOPTED: Drawing<Adopted> = {
+  text: ({ root, changed, generation, forgotten, kept, devices, dryRun, commands }) => {
     if (!changed) return [`${root} is a workspace of its own already`];
     const would = dryRun ? "Would make" : "Made";
     return [
@@ -33,7 +39,13 @@ const ADOPTED: Drawing<Adoption & { readonly dryRun: boolean }> = {
         `    its journal: ${journal}`,
       ]),
       ...kept.map((id) => `  goes on: transaction ${id}`),
-      ...devices.map(({ device, image }) => `  ${device} is on ${image}`),
+      ...devices.flatMap(({ device, image, overlays }) => [
+        `  ${device} is on ${image}`,
+        ...overlays.map(
+          (overlay, index) =>
+            `    ${overlay} stands on that, and a guest that writes to it spoils it: \`${commands[`${device} ${index}`]}\``,
+        ),
+      ]),
       ...(devices.length > 0 ? ["  Look whether the guests use these images before one is started."] : []),
     ];
   },
@@ -140,7 +152,15 @@ async function adopt(invocation: Invocation, folder: string): Promise<number> {
   };
   const adoption = await engine.adoptWorkspace(context.storage, folder, how);
   // Told before recovery shows the devices, and goes on with what came along: it may move those that this names.
-  report.done({ ...adoption, dryRun }, ADOPTED);
+  const commands = Object.fromEntries(
+    adoption.devices.flatMap(({ device, overlays }) =>
+      overlays.map((overlay, index) => [
+        `${device} ${index}`,
+        `imgtx reopen ${device} ${shellQuote(overlay)}`,
+      ]),
+    ),
+  );
+  report.done({ ...adoption, dryRun, commands }, ADOPTED);
   if (!dryRun) await openSession({ ...invocation, settings: { ...settings, workspace: folder } });
   return 0;
 }

@@ -23,7 +23,13 @@ export interface Adoption {
   readonly forgotten: readonly ForgottenTransaction[];
   /** Ids of the transactions that go on. */
   readonly kept: readonly string[];
-  readonly devices: readonly { readonly device: string; readonly image: string; readonly format: string }[];
+  readonly devices: readonly {
+    readonly device: string;
+    readonly image: string;
+    readonly format: string;
+    /** Images that stand on it, of whoever: the device may have been on one of them since the copy was made. */
+    readonly overlays: readonly string[];
+  }[];
 }
 
 export interface Restoration {

@@ -12,6 +12,7 @@
 
 import {
   describeCopy,
+  type DeviceTable,
   endMoveHere,
   isMarkedFile,
   isWorkspaceMade,
@@ -37,6 +38,7 @@ import {
   type PlannedFolder,
   readJournals,
 } from "../journal/index.ts";
+import { OverlaySearch } from "../images/overlay-search.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { Adoption, ForgottenTransaction } from "../describe/repair-results.ts";
 import type { LockWait, RecoveryNote } from "../requests/request.ts";
@@ -82,11 +84,27 @@ export async function adoptWorkspace(
       generation,
       forgotten,
       kept,
-      devices: devices.map(({ name, image, format }) => ({ device: name, image, format })),
+      devices: await describeDevices(workspace, devices),
     };
   } finally {
     await lock.close();
   }
+}
+
+async function describeDevices(
+  { storage, root }: Workspace,
+  devices: DeviceTable["devices"],
+): Promise<Adoption["devices"]> {
+  const search = new OverlaySearch(storage, root);
+  await search.readAround(
+    [],
+    devices.map(({ image }) => image),
+  );
+  const described: Adoption["devices"][number][] = [];
+  for (const { name, image, format } of devices) {
+    described.push({ device: name, image, format, overlays: await search.on(image) });
+  }
+  return described;
 }
 
 /** Committed transactions of a copy of which all is in it, each with the files that it has here. */
