@@ -25,7 +25,6 @@ const STATUS: Drawing<StatusDescription> = {
       transactions: transactions.map(transactionJson),
       snapshots: {
         count: snapshots.count,
-        judged: snapshots.judged,
         newest: snapshots.newest,
         problems: snapshots.problems,
         "bytes-per-day": snapshots.bytesPerDay,

@@ -20,10 +20,10 @@ export function listFacts(status: StatusDescription): Fact[] {
     { subject: "workspace", level: "fact", text: `${status.root}, generation ${status.generation}` },
     { subject: "devices", level: "fact", text: sayDevices(status) },
     { subject: "snapshots", level: "fact", text: saySnapshots(status) },
-    ...status.snapshots.problems.map(({ number, text }) => ({
+    ...status.snapshots.problems.map(({ number, count, text }) => ({
       subject: "snapshots",
       level: "problem" as const,
-      text: `${number}: ${text}`,
+      text: `${number}${count === 1 ? "" : `, and ${count - 1} older`}: ${text}`,
     })),
     ...status.spaces.map((space) => factOfSpace(space, status)),
     ...status.devices.flatMap((device) => factsOfDevice(device)),
@@ -59,11 +59,10 @@ function sayDevices({ devices }: StatusDescription): string {
   return `${devices.length}, ${unsound}, chains of ${depth} image${most === 1 ? "" : "s"}`;
 }
 
-function saySnapshots({ snapshots: { count, judged, newest }, now }: StatusDescription): string {
+function saySnapshots({ snapshots: { count, newest }, now }: StatusDescription): string {
   if (!newest) return "none";
   const age = newest.created === null ? "" : `, ${drawAge(Date.parse(now) - Date.parse(newest.created))} old`;
-  const unseen = judged < count ? `; the ${judged} newest were looked at` : "";
-  return `${count}, the newest ${withName(newest.number, newest.name)}${age}${unseen}`;
+  return `${count}, the newest ${withName(newest.number, newest.name)}${age}`;
 }
 
 function factOfSpace(

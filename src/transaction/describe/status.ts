@@ -25,13 +25,17 @@ interface SpaceDescription extends Space {
   readonly isLow: boolean;
 }
 
+interface SnapshotProblem {
+  readonly number: number;
+  readonly count: number;
+  readonly text: string;
+}
+
 interface SnapshotSummary {
   readonly count: number;
-  /** How many of the latest ones were looked at. */
-  readonly judged: number;
   readonly newest: Pick<SnapshotDescription, "number" | "name" | "created"> | null;
-  /** What of the latest ones is not what it was, a sentence each. */
-  readonly problems: readonly { readonly number: number; readonly text: string }[];
+  /** What of them is not what it was, a sentence each: the newest that it is said of, and of how many. */
+  readonly problems: readonly SnapshotProblem[];
   /** What the latest ones came to, in a day; null: they are too few, or taken within an hour. */
   readonly bytesPerDay: number | null;
 }
@@ -192,7 +196,8 @@ async function summariseSnapshots(
   table: DeviceTable,
   known: readonly SnapshotDescription[] | undefined,
 ): Promise<SnapshotSummary> {
-  const latest = known?.slice(0, LATEST) ?? (await listSnapshotsOf(workspace, table, { count: LATEST }));
+  const all = known ?? (await listSnapshotsOf(workspace, table, {}));
+  const latest = all.slice(0, LATEST);
   const [newest] = latest;
   const oldest = latest.at(-1);
   const times = [newest, oldest].map((one) => Date.parse(one?.created ?? ""));
@@ -204,14 +209,21 @@ async function summariseSnapshots(
   const total = bytes.reduce((sum, size) => sum + size, 0);
   return {
     count: table.snapshots.length,
-    judged: latest.length,
     newest: newest ? { number: newest.number, name: newest.name, created: newest.created } : null,
-    problems: latest.flatMap(({ number, problem, devices }) =>
-      [...(problem === null ? [] : [problem]), ...devices.flatMap((one) => one.problems)].map((text) => ({
-        number,
-        text,
-      })),
-    ),
+    problems: gatherProblems(all),
     bytesPerDay: spanMs >= HOUR_MS ? Math.round((total / spanMs) * 24 * HOUR_MS) : null,
   };
+}
+
+/** Each once: what a hundred snapshots stand on is not told a hundred times. */
+function gatherProblems(snapshots: readonly SnapshotDescription[]): SnapshotProblem[] {
+  const found = new Map<string, SnapshotProblem>();
+  for (const { number, problem, devices } of snapshots) {
+    const own = new Set([...(problem === null ? [] : [problem]), ...devices.flatMap((one) => one.problems)]);
+    for (const text of own) {
+      const known = found.get(text);
+      found.set(text, { number: known?.number ?? number, count: (known?.count ?? 0) + 1, text });
+    }
+  }
+  return [...found.values()];
 }

@@ -33,7 +33,7 @@ function describeIt(parts: Partial<StatusDescription>): StatusDescription {
     transactions: [],
     stale: [],
     spaces: [],
-    snapshots: { count: 0, judged: 0, newest: null, problems: [], bytesPerDay: null },
+    snapshots: { count: 0, newest: null, problems: [], bytesPerDay: null },
     notes: [],
     ...parts,
   };
@@ -108,13 +108,32 @@ test("--check ends with 1 for each thing that is wrong, and --quiet prints those
   expect((await runCli(["status"], { cwd })).status).toBe(0);
 });
 
+test("what an old snapshot keeps is looked at too, and what many stand on is told once", async () => {
+  const cwd = await makeDisks();
+  const run = async (...argv: string[]) => await runCli(argv, { cwd });
+  await run("snapshot", "vda", "--name", "first");
+  const left = realpathSync(`${cwd}/devices/vda`);
+  await run("rollback", "vda", "--to", "first", "-q");
+  writeFileSync(`${cwd}/batch`, "snapshot vda\n".repeat(9));
+  await run("txn", "run", "batch", "-q");
+  renameSync(left, `${left}.away`);
+  expect(await run("status", "--check", "-q")).toMatchObject({
+    status: 1,
+    stdout: `snapshots: 2: ${left} is not there\n`,
+  });
+  renameSync(`${cwd}/a.qcow2`, `${cwd}/away.qcow2`);
+  const { stdout } = await run("status", "--check", "-q");
+  expect(stdout).toMatch(/^snapshots: 11, and 10 older: .*a\.qcow2 is not there$/m);
+  expect(stdout).toContain(`snapshots: 2: ${left} is not there\n`);
+});
+
 test("a disk that is nearly full is a problem, and one that will be within a week is a note", () => {
   const space = { folder: "/srv", totalBytes: 1000, allocatedBytes: 500 };
   const levelOf = (freeBytes: number, bytesPerDay: number | null, isLow = false) =>
     listFacts(
       describeIt({
         spaces: [{ ...space, freeBytes, isLow }],
-        snapshots: { count: 0, judged: 0, newest: null, problems: [], bytesPerDay },
+        snapshots: { count: 0, newest: null, problems: [], bytesPerDay },
       }),
     ).find(({ subject }) => subject === "space");
   expect(levelOf(49, null, true)).toMatchObject({ level: "problem" });
