@@ -69,6 +69,7 @@ export {
   assertFolder,
   assertOutsideOwnFolder,
   canonicalPath,
+  canonicalPathsOf,
   fromStoredPath,
   isBelow,
   toStoredPath,

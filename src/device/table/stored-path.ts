@@ -34,11 +34,22 @@ export function pathBelow(root: string, path: string): string {
 
 /** The canonical form of an absolute path whose folder exists, else E_NOT_FOUND. The file itself need not. */
 export async function canonicalPath(storage: Storage, path: string): Promise<string> {
-  const name = posix.basename(path);
-  if (name === "" || name === "." || name === "..") {
-    throw new ImgtxError("E_NOT_A_FILE", `'${path}' names a folder, not a file`, { image: path });
-  }
-  return posix.join(await realFolder(storage, posix.dirname(path)), name);
+  return await canonicalPathsOf(storage)(path);
+}
+
+/** The same of many paths at one moment: each folder is asked for once. */
+export function canonicalPathsOf(storage: Storage): (path: string) => Promise<string> {
+  const folders = new Map<string, Promise<string>>();
+  return async (path) => {
+    const name = posix.basename(path);
+    if (name === "" || name === "." || name === "..") {
+      throw new ImgtxError("E_NOT_A_FILE", `'${path}' names a folder, not a file`, { image: path });
+    }
+    const folder = posix.dirname(path);
+    const real = folders.get(folder) ?? realFolder(storage, folder);
+    folders.set(folder, real);
+    return posix.join(await real, name);
+  };
 }
 
 /** The canonical path of a folder; E_NOT_FOUND where there is none. */

@@ -2,7 +2,7 @@
 // a guest is running on is described as well.
 
 import {
-  canonicalPath,
+  canonicalPathsOf,
   type DeviceEntry,
   type DeviceTable,
   findDevice,
@@ -387,11 +387,9 @@ async function openCanonical(
   const { storage } = workspace;
   const allowPaths = [...table.allowPaths, ...trustedBy(entry)];
   const gate = gateOf(workspace, { allowPaths, currentFolder, device: entry.name });
+  const canonical = canonicalPathsOf(storage);
   return await elseClosed(await openChain(storage, image, { format, gate }), async (chain) => {
-    const links = chain.links.map(async (link) => ({
-      ...link,
-      path: await canonicalPath(storage, link.path),
-    }));
+    const links = chain.links.map(async (link) => ({ ...link, path: await canonical(link.path) }));
     return { ...chain, links: await Promise.all(links) };
   });
 }
