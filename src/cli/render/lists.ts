@@ -168,9 +168,11 @@ function drawMove(
 ): string[][] {
   const lines: string[][] = [];
   if (before?.image !== after?.image || before?.format !== after?.format) {
-    const [from, to] = [before?.image, after?.image];
+    const isTold = before?.image === after?.image;
+    const say = (one: typeof before) => one && `${one.image}${isTold ? ` as ${one.format}` : ""}`;
+    const [from, to] = [say(before), say(after)];
     lines.push(
-      from === undefined ? [`${device}:`, to ?? ""] : [`${device}:`, from, `${arrow} ${to ?? "removed"}`],
+      from === null ? [`${device}:`, to ?? ""] : [`${device}:`, from, `${arrow} ${to ?? "removed"}`],
     );
   }
   if (mirror) {

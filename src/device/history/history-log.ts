@@ -3,7 +3,7 @@
 
 import { unlessItFails } from "../../errors/index.ts";
 import type { ImageFormat } from "../../format/index.ts";
-import type { DeviceEntry } from "../table/device-entry.ts";
+import { type DeviceEntry, isSameImage } from "../table/device-entry.ts";
 import type { DeviceTable, TableHead } from "../table/device-table.ts";
 import type { StoredGeneration } from "../table/generation-file.ts";
 import type { HistoryReads } from "./history.ts";
@@ -71,7 +71,7 @@ function movesBetween(
     const [was, is] = [before.get(device), after.get(device)];
     const mirrors = { before: was?.mirror?.image ?? null, after: is?.mirror?.image ?? null };
     const mirror = mirrors.before === mirrors.after ? null : mirrors;
-    if (was?.image === is?.image && was?.format === is?.format && !mirror) return [];
+    if (isSameImage(was, is) && !mirror) return [];
     return [{ device, before: imageOf(was), after: imageOf(is), mirror }];
   });
 }

@@ -33,7 +33,10 @@ export function filesOfDevice({ chain, mirror }: Pick<DeviceEntry, "chain" | "mi
   return [...chain, ...(mirror?.chain ?? [])].flatMap(filesOfEntry);
 }
 
-export function isSameImage(a: DeviceEntry | undefined, b: DeviceEntry | null | undefined): boolean {
+type ImageName = Pick<DeviceEntry, "image" | "format">;
+
+/** Whether a device is on the same image at two times. Null and undefined: it is not there. */
+export function isSameImage(a: ImageName | null | undefined, b: ImageName | null | undefined): boolean {
   return a?.image === b?.image && a?.format === b?.format;
 }
 

@@ -2,6 +2,7 @@
 
 import {
   type DeviceTable,
+  isSameImage,
   listHistory,
   nameAt,
   readCommit,
@@ -125,7 +126,7 @@ class WayBack {
     // An undo of what moved no image, or took images away, is refused, and so goes no further; forced ones go past a gap.
     // Of a commit right after a gap nobody knows what it moved.
     const isStep =
-      (moves?.some(({ before, after }) => before?.image !== after?.image) ?? true) &&
+      (moves?.some(({ before, after }) => !isSameImage(before, after)) ?? true) &&
       !kinds.some((kind) => FOR_GOOD.has(kind));
     if (generation <= this.#position) this.#isOpen &&= isStep;
     return { undo, undoForced, redo: isSound && this.#undone.has(generation) };

@@ -125,6 +125,18 @@ describe("history", () => {
     expect(forced[0]).toBe("5 unfreeze vda | undo --force");
   });
 
+  test("marks what is undone of another format of the same image", async () => {
+    const bench = await makeWorkbench();
+    const file = bench.at("a.qcow2");
+    await bench.run([
+      { kind: "device-remove", device: "vda" },
+      { kind: "device-add", device: "vda", file, format: "raw", allowPaths: [] },
+    ]);
+    expect((await summaries(bench))[1]).toBe("3 device-add vdc | undo");
+    await bench.undo();
+    expect((await bench.devices())[0]).toMatchObject({ name: "vda", format: "qcow2" });
+  });
+
   test("marks nothing for an undo before what took images away", async () => {
     const bench = await makeWorkbench();
     await bench.snapshot({ vda: "a1.qcow2" });

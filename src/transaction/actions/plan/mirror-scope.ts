@@ -170,10 +170,10 @@ function doubtOf(
 
 /** The file system, size and times of every image are what they were. */
 function isSameChain(before: readonly ChainEntry[], now: readonly ChainEntry[]): boolean {
-  return before.length === now.length && before.every((entry, depth) => isSameImage(entry, now[depth]));
+  return before.length === now.length && before.every((entry, depth) => isAsItWas(entry, now[depth]));
 }
 
-function isSameImage(before: ChainEntry, now: ChainEntry | undefined): boolean {
+function isAsItWas(before: ChainEntry, now: ChainEntry | undefined): boolean {
   if (now === undefined || before.image !== now.image) return false;
   if (describeChanges(before.fingerprint, now.fingerprint).length > 0) return false;
   if (before.dataFile === null || now.dataFile === null) return before.dataFile === now.dataFile;
