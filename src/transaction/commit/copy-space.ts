@@ -45,20 +45,19 @@ export async function reserveForCopies(
 }
 
 /**
- * Layers that are merged as the transaction would leave them, but for one that it empties. Of an image that is copied up
- * into from what it stands on, all below it: the logs of images that its device leaves are not applied by then. The
- * caller closes it.
+ * What is copied as the transaction would leave it, but for layers that it empties: the logs of images that are merged, or
+ * that their device leaves, are not applied by then. The caller closes it.
  */
 export async function openSources(
   storage: Storage,
   state: TransactionState,
-  { into, files, empties, up }: Copy,
+  { files, sources, empties, up }: Copy,
 ): Promise<StagedStorage> {
-  const redone = [...redoOf(state).values()].filter(({ image, isLast }) => image !== into && isLast !== true);
-  const below = redone.map(({ image }) => image);
+  const isPulled = up !== undefined && up.until === undefined;
+  const redo = redoOf(state);
+  const pulled = sources.filter((image) => redo.get(image)?.isLast !== true);
   const merged = empties === true ? [] : files;
-  const only = new Set(up !== undefined && up.until === undefined ? below : merged);
-  return await openStaged(storage, state, "read", { only });
+  return await openStaged(storage, state, "read", { only: new Set(isPulled ? pulled : merged) });
 }
 
 /** How what is copied up into is opened, with the chain that it stands on so far. */

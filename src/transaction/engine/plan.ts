@@ -161,7 +161,8 @@ function withOtherNames({ reports, chains, redo = [], copies = [], late = [] }: 
  * E_REFUSED where it would change an image that an earlier statement copies into, in a way that has to come after that:
  * what a redo log changes is written before.
  */
-function assertMayFollow({ redo = [], changes, copies = [] }: Plan, context: PlanContext): void {
+function assertMayFollow(plan: Plan, context: PlanContext): void {
+  const { redo = [], changes, copies = [] } = plan;
   const { copiedInto } = context;
   const changed = redo.flatMap(({ link: { path }, precedesCopies }) => (precedesCopies ? [] : [path]));
   const frozen = fencesToRaise(changes).map(({ image }) => image);
@@ -174,7 +175,7 @@ function assertMayFollow({ redo = [], changes, copies = [] }: Plan, context: Pla
   });
   const image = [...changed, ...frozen, ...left].find((one) => copiedInto.has(one));
   const again = redo.map(({ link }) => link.path).find((path) => last.includes(path));
-  const found = image ?? again;
+  const found = image ?? again ?? findUnmet(plan, context);
   if (found === undefined) return;
   throw new ImgtxError(
     "E_REFUSED",
@@ -184,6 +185,21 @@ function assertMayFollow({ redo = [], changes, copies = [] }: Plan, context: Pla
       hint: "commit the transaction first",
     },
   );
+}
+
+/** An image that it needs as earlier statements leave it, where one of them copies into it, or makes an internal snapshot then. */
+function findUnmet({ copies = [], late = [] }: Plan, { copiedInto }: PlanContext): string | undefined {
+  const lateOf = (image: string) => copiedInto.get(image)?.late;
+  const merged = copies.flatMap(({ kind, from, files }) => (kind === "merge" ? [from, ...files] : []));
+  const isLost = merged.find((one) => lateOf(one)?.snapshot !== undefined);
+  // What was to come into an image that is merged itself goes where that goes.
+  const read = copies.flatMap(({ kind, files }) => (kind === "up" ? files : []));
+  const isRead = read.find((one) => copiedInto.has(one) && !merged.includes(one));
+  const twice = late.find(({ image, snapshot }) => {
+    const before = lateOf(image);
+    return before !== undefined && (snapshot !== undefined || before.snapshot !== undefined);
+  });
+  return isLost ?? isRead ?? twice?.image;
 }
 
 /** E_REFUSED where it would remove what the workspace, once a copy, has from its original. */

@@ -96,11 +96,13 @@ export async function lookAtNamed(
 ): Promise<NamedFile[]> {
   const open = images.byPath();
   const looks: NamedFile[] = [];
-  for (const { path, fingerprint } of journal.state.statements[statement]?.prepared?.files ?? []) {
+  const prepared = journal.state.statements[statement]?.prepared?.files ?? [];
+  for (const { path, fingerprint, contentSha256 } of prepared) {
     const file = newFiles.some((one) => one.path === path) ? open.get(path)?.file : undefined;
     if (!file) continue;
     const now = await takeFingerprint(file, fingerprint.headerSha256 !== null);
-    const settled = renewable ? await settleFingerprint(workspace.storage.host, file, now) : now;
+    const goesByTimes = renewable || contentSha256 === null;
+    const settled = goesByTimes ? await settleFingerprint(workspace.storage.host, file, now) : now;
     looks.push({ path, fingerprint: settled });
   }
   return looks;

@@ -42,7 +42,7 @@ const snapshot =
 const resize =
   (sizeBytes: number, shrink = false): Make =>
   () => ({ kind: "resize", device: "vda", sizeBytes, isRelative: false, shrink, force: shrink });
-const internal = (): ActionRequest => ({
+const internal = (): Extract<ActionRequest, { readonly snapshot: string }> => ({
   kind: "internal-snapshot-create",
   devices: ["vda"],
   snapshot: "one",
@@ -182,6 +182,16 @@ describe("in one transaction", () => {
     ["a pull into what is merged into", [merge(), pullTo()]],
     ["a merge into what is merged into", [merge(), snapshot("c.qcow2"), merge()]],
     ["a merge of what is pulled into", [pullTo("a.qcow2"), rebaseOnto("base.qcow2"), merge()]],
+    [
+      "a second internal snapshot of what comes",
+      [merge(), internal, () => ({ ...internal(), snapshot: "two" })],
+    ],
+    ["a merge of what gets an internal snapshot", [merge(), internal, merge()]],
+    ["a pull from what is merged into", [merge(), snapshot("c.qcow2"), pullTo()]],
+    [
+      "a rebase from what is pulled into",
+      [pullTo("base.qcow2"), snapshot("c.qcow2"), rebaseOnto("base.qcow2")],
+    ],
     ["a second change after an internal snapshot of what comes", [merge(), internal, resize(8 * M)]],
     [
       "a move to another image, which would leave what comes",
@@ -233,14 +243,33 @@ describe("in one transaction", () => {
     runWell("qemu-img", "check", "-q", bench.at("c.qcow2"));
   });
 
+  // The data file has a log, which is applied before: what is pulled is written to the file itself.
+  qemu.test("a pull into an image with a data file, and another size of it", async () => {
+    const bench = await makeChain(NAMES);
+    const top = bench.at("d.qcow2");
+    const words = ["-b", bench.at("b.qcow2"), "-F", "qcow2", "-o", `data_file=${bench.at("d.data")}`];
+    runWell("qemu-img", "create", "-q", "-f", "qcow2", ...words, top);
+    await bench.run({ kind: "reopen", device: "vda", file: top, format: "qcow2", force: false });
+    await bench.begin();
+    for (const make of [pullTo(), resize(5 * M)]) await bench.run(make(bench));
+    await bench.commit();
+    expect(shown(bench, top)).toBe(IDENTICAL);
+    expect(infoOf(top)).toMatchObject({ "virtual-size": 5 * M });
+    runWell("qemu-img", "check", "-q", top);
+  });
+
   qemu.test("all of it is taken back by an abort", async () => {
     const bench = await makeChain(NAMES);
     const before = snapshotWorkspace(bench.root);
-    await bench.begin();
-    for (const make of [resize(5 * M), merge(), snapshot("c.qcow2"), pullTo("base.qcow2"), internal])
-      await bench.run(make(bench));
-    await bench.abort();
-    expect(snapshotWorkspace(bench.root)).toEqual(before);
+    for (const makers of [
+      [resize(5 * M), merge(), snapshot("c.qcow2"), internal],
+      [resize(5 * M), snapshot("c.qcow2"), pullTo("base.qcow2"), internal],
+    ]) {
+      await bench.begin();
+      for (const make of makers) await bench.run(make(bench));
+      await bench.abort();
+      expect(snapshotWorkspace(bench.root)).toEqual(before);
+    }
   });
 });
 
