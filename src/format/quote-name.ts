@@ -40,8 +40,9 @@ function octalEscapes(character: string): string {
     .join("");
 }
 
-// Not those of files, which are for no workspace, nor those that name one already.
-const COMMAND_OF_A_WORKSPACE = /`imgtx (?!-|(?:img|init|help|completion)\b)/g;
+// Not those of files, which are for no workspace, nor those that name one already, or are for one that the text tells of.
+const COMMAND_OF_A_WORKSPACE =
+  /`imgtx (?!-|(?:img|init|help|completion)\b|[^`]*` in the workspace of that transaction)/g;
 
 /** The text with the workspace named in its commands that are for one: as they work from any folder. */
 export function withWorkspaceNamed(text: string, root: string): string {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { quoteName } from "../../src/format/index.ts";
-import { shellQuote } from "../../src/format/quote-name.ts";
+import { shellQuote, withWorkspaceNamed } from "../../src/format/quote-name.ts";
 
 test("a plain name is quoted as it is, umlauts and all", () => {
   expect(quoteName("Bücher/a b.qcow2")).toBe('"Bücher/a b.qcow2"');
@@ -23,4 +23,22 @@ test.each([
   ["$(rm -rf ~)'; x", "'$(rm -rf ~)'\\''; x'"],
 ])("%s is one word of a shell command", (name, word) => {
   expect(shellQuote(name)).toBe(word);
+});
+
+test.each([
+  [
+    "`imgtx recover`; `imgtx txn abort 7` ends it",
+    "`imgtx --workspace /w recover`; `imgtx --workspace /w txn abort 7` ends it",
+  ],
+  ["`imgtx img check a`, `imgtx init`, `imgtx help undo`", undefined],
+  ["`imgtx --workspace /v recover`, or `sudo -u a imgtx recover`", undefined],
+  ["`imgtx recover` in the workspace of that transaction ends it", undefined],
+])("the commands of %s name the workspace that they are for", (text, named = text) => {
+  expect(withWorkspaceNamed(text, "/w")).toBe(named);
+});
+
+test("a workspace's name is one word of each command", () => {
+  expect(withWorkspaceNamed("`imgtx recover`, `imgtx undo`", "/a $& b")).toBe(
+    "`imgtx --workspace '/a $& b' recover`, `imgtx --workspace '/a $& b' undo`",
+  );
 });
