@@ -9,6 +9,7 @@ import { makeCanvas, type Canvas } from "./render/canvas.ts";
 import { drawError } from "./render/error.ts";
 import { hintOf } from "./render/hint.ts";
 import { errorJson, withSchema } from "./render/json.ts";
+import { fold, wordsOf } from "./render/layout.ts";
 import { printable, printableData, printableJson } from "./render/printable.ts";
 import { startSpinner, type Spinner } from "./render/spinner.ts";
 
@@ -168,7 +169,7 @@ export class Report {
   /** A line on stderr, printed under --quiet too; a JSON object there under --json. */
   notice(line: string): void {
     const text = this.#pasteable(line);
-    this.#toStderr(withSchema({ notice: text }), `imgtx: ${printable(text)}`);
+    this.#toStderr(withSchema({ notice: text }), text);
   }
 
   /** A line on stderr for people alone. */
@@ -178,7 +179,7 @@ export class Report {
 
   recovery({ transaction, did, text: line }: RecoveryNote): void {
     const text = this.#pasteable(line);
-    this.#toStderr(withSchema({ recovered: { transaction, did, text } }), `imgtx: ${printable(text)}`);
+    this.#toStderr(withSchema({ recovered: { transaction, did, text } }), text);
   }
 
   /** The answer of who sits at the terminal; undefined where nobody does. */
@@ -232,7 +233,9 @@ export class Report {
 
   #toStderr(json: object, text: string): void {
     this.stopWaiting();
-    this.#context.stderr.write(`${this.#options.json ? printableJson(json) : text}\n`);
+    const { stderr } = this.#context;
+    if (this.#options.json) stderr.write(`${printableJson(json)}\n`);
+    else stderr.write(linesOf(fold(wordsOf(`imgtx: ${printable(text)}`), this.#err, 2)));
   }
 }
 

@@ -24,11 +24,13 @@ function drawForeseen(error: ImgtxError, canvas: Canvas, verbose: boolean): stri
       ? undefined
       : `line ${error.line} of the batch`,
   ].filter((part) => part !== undefined);
-  const [first = "", ...rest] = fold(wordsOf(`error: ${named}`), canvas, 2);
+  const paths = error.image === undefined ? [] : [printable(error.image)];
+  const [first = "", ...rest] = fold(wordsOf(`error: ${named}`, paths), canvas, 2);
+  const where = place.map((part, index) => (index < place.length - 1 ? `${part},` : part));
   return [
     `${paint.red("error:")}${first.slice("error:".length)}`,
     ...rest,
-    ...(place.length === 0 ? [] : [`  at: ${place.join(", ")}`]),
+    ...(place.length === 0 ? [] : fold(["  at:", ...where], canvas, 4)),
     ...(verbose ? drawCauses(error) : []),
     ...drawChanged(error),
     ...(hint === undefined ? [] : drawHint(printable(hint), canvas)),

@@ -53,10 +53,16 @@ export function fold(
   return [first, ...indent(rest, spaces)];
 }
 
-/** Words of prose, which joined are what it was. What stands in backticks or quotes stays whole, to be copied. */
-export function wordsOf(prose: string): string[] {
-  const words = prose.match(/ *(?:`[^`]*`|(?<=^|[ (])'[^']*'(?=$|[ ,.:;)])|[^ ])+/g) ?? [];
-  return words.map((word, index) => (index === 0 ? word : word.slice(1)));
+/**
+ * Words of prose, which joined are what it was. What stands in backticks or quotes stays whole, to be copied, and so do
+ * these paths, which may have spaces in them and stand there without quotes.
+ */
+export function wordsOf(prose: string, paths: readonly string[] = []): string[] {
+  const spaced = paths.filter((path) => path.includes(" ")).toSorted((a, b) => b.length - a.length);
+  const whole = spaced.map((path) => `${path.replaceAll(/[.*+?^${}()|[\]\\/]/g, String.raw`\$&`)}|`).join("");
+  const word = new RegExp(` *(?:${whole}\`[^\`]*\`|(?<=^|[ (])'[^']*'(?=$|[ ,.:;)])|[^ ])+`, "gu");
+  const words = prose.match(word) ?? [];
+  return words.map((one, index) => (index === 0 ? one : one.slice(1)));
 }
 
 export function indent(lines: readonly string[], spaces: number): string[] {

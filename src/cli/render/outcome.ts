@@ -1,4 +1,7 @@
 // What a command did, prepared, or would do: a line an action, then the chains of the devices.
+//
+// Paths are absolute, as in the history and in JSON: a result is read in a log or a mail of cron's, and pasted elsewhere.
+// `imgtx tree`, which is looked at where one is, shortens them.
 
 import { type ActionKind, type ActionReport, type Outcome, traitsOf } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
@@ -93,8 +96,20 @@ export function drawAction(action: ActionReport, canvas: Canvas, tense: Tense): 
   return [
     `${paint.bold(head)}${first.slice(head.length)}`,
     ...rest,
-    ...action.notes.map((note) => `  ${paint.yellow("note:")} ${note}`),
+    ...action.notes.flatMap((note) => drawNote(`  note: ${note}`, pathsOf([action]), canvas)),
   ];
+}
+
+function drawNote(text: string, paths: readonly string[], canvas: Canvas): string[] {
+  const [first = "", ...rest] = fold(wordsOf(text, paths), canvas, 4);
+  return [first.replace("note:", canvas.paint.yellow("note:")), ...rest];
+}
+
+function pathsOf(actions: readonly ActionReport[]): string[] {
+  return actions.flatMap(({ before, after, files }) => [
+    ...[before, after].flatMap((path) => path ?? []),
+    ...files.map(({ path }) => path),
+  ]);
 }
 
 /**
@@ -110,7 +125,8 @@ function drawUndone(actions: readonly ActionReport[], canvas: Canvas, tense: "un
 }
 
 /** A table without headings; what is to be known of each is told below. */
-function drawMany({ actions }: Outcome, { paint }: Canvas, tense: Tense): string[] {
+function drawMany({ actions }: Outcome, canvas: Canvas, tense: Tense): string[] {
+  const { paint } = canvas;
   const isTakenBack = tense === "undone" || tense === "undoing";
   const rows = (isTakenBack ? actions.toReversed() : actions).map((action) => [
     action.device ?? action.kind,
@@ -122,8 +138,9 @@ function drawMany({ actions }: Outcome, { paint }: Canvas, tense: Tense): string
     const gaps = [name, what].map((cell, column) => " ".repeat((widths[column] ?? 0) - widthOf(cell) + 2));
     return `${paint.bold(name)}${gaps[0]}${what}${gaps[1]}${path}`.trimEnd();
   });
-  const notes = (isTakenBack ? [] : foldNotes(actions, tense)).map(
-    (note) => `${paint.yellow("note:")} ${note}`,
+  const paths = pathsOf(actions);
+  const notes = (isTakenBack ? [] : foldNotes(actions, tense)).flatMap((note) =>
+    drawNote(`note: ${note}`, paths, canvas),
   );
   return notes.length === 0 ? lines : [...lines, "", ...notes];
 }

@@ -36,17 +36,29 @@ export function drawStatus(status: StatusDescription, canvas: Canvas): string[] 
   const { paint } = canvas;
   const facts = listFacts(status);
   const width = Math.max(...facts.map(({ subject }) => subject.length));
+  const paths = pathsOf(status);
   const colour = (level: Fact["level"], text: string): string =>
     level === "fact" ? text : level === "note" ? paint.yellow(text) : paint.red(text);
   return facts.flatMap(({ subject, level, text }) => {
     const mark = level === "problem" ? "problem: " : "";
     const head = subject.padEnd(width);
-    const [first = "", ...rest] = fold(wordsOf(`${head}  ${mark}${text}`), canvas, Math.min(width + 2, 12));
+    const words = wordsOf(`${head}  ${mark}${text}`, paths);
+    const [first = "", ...rest] = fold(words, canvas, Math.min(width + 2, 12));
     return [
       `${paint.bold(head)}  ${colour(level, first.slice(head.length + 2))}`,
       ...rest.map((line) => colour(level, line)),
     ];
   });
+}
+
+/** Those that facts may name. */
+function pathsOf({ root, spaces, devices }: StatusDescription): string[] {
+  const images = devices.flatMap(({ chain, mirror, unfinishedCopy, holders = [] }) => [
+    ...chain.map(({ image }) => image),
+    ...[mirror, unfinishedCopy].flatMap((one) => one?.image ?? []),
+    ...holders.map(({ image }) => image),
+  ]);
+  return [root, ...spaces.map(({ folder }) => folder), ...new Set(images)];
 }
 
 function sayDevices({ devices }: StatusDescription): string {

@@ -227,8 +227,10 @@ describe("width", () => {
       { image: "/srv/my guests/a-after-monday.qcow2", format: "qcow2" as const },
       { image: "/srv/my guests/a.qcow2", format: "qcow2" as const },
     ];
+    const note = "by the backing name /srv/my guests/a.qcow2 it is found";
+    const [before, after] = [chain[1]?.image ?? "", chain[0]?.image ?? ""];
     const outcome = makeOutcome({
-      actions: [makeAction({ before: chain[1]?.image ?? "", after: chain[0]?.image ?? "" })],
+      actions: [makeAction({ before, after, notes: [note] })],
       devices: [makeDevice({ chain })],
     });
     const setting = {
@@ -237,10 +239,12 @@ describe("width", () => {
       env: { ...UTF8, NO_COLOR: "1" },
     };
     const { stdout } = await runCli(["snapshot", "vda"], setting);
-    expect(stdout.split("\n").slice(0, 8)).toEqual([
+    expect(stdout.split("\n").slice(0, 10)).toEqual([
       "vda: snapshot taken:",
       "    /srv/my guests/a-after-monday.qcow2,",
       "    was /srv/my guests/a.qcow2",
+      "  note: by the backing name",
+      "    /srv/my guests/a.qcow2 it is found",
       "",
       "vda  10 GiB",
       "├─ /srv/my guests/a-after-monday.qcow2",
@@ -250,10 +254,15 @@ describe("width", () => {
 
     const hint = "look at `imgtx img check '/srv/my guests/a.qcow2'`, which  lists what is wrong";
     const runActions = () => {
-      throw new ImgtxError("E_CORRUPT", "broken", { hint });
+      throw new ImgtxError("E_CORRUPT", `broken is now ${before}`, { hint, image: before, offset: 65_536 });
     };
     const { stderr } = await runCli(["snapshot", "vda"], { ...setting, engine: { runActions } });
-    expect(stderr.split("\n").slice(2)).toEqual([
+    expect(stderr.split("\n")).toEqual([
+      "error: broken is now",
+      "  /srv/my guests/a.qcow2",
+      "  at: /srv/my guests/a.qcow2,",
+      "    offset 0x10000",
+      "  No disk was changed.",
       "  hint: look at",
       "    `imgtx img check '/srv/my guests/a.qcow2'`,",
       "    which  lists what is wrong",
