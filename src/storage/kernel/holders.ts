@@ -30,7 +30,7 @@ export function findHolders(stats: readonly FileStat[]): Holder[][] {
     .map((pid) => ({ pid, open: findOpenFiles(pid, sought) }))
     .filter(({ open }) => open.length > 0);
   const loops = findLoopDevices(sought);
-  const locks = quietly(() => readFileSync("/proc/locks", "utf8"), "");
+  const locks = countLocks(quietly(() => readFileSync("/proc/locks", "utf8"), ""));
   return stats.map((stat) => {
     const holders = processes
       .map(({ pid, open }) => inspectProcess(pid, open.filter(isOf(stat))))
@@ -167,26 +167,35 @@ function readDescriptorInfo(pid: string, descriptor: string): string {
   return quietly(() => readFileSync(`/proc/${pid}/fdinfo/${descriptor}`, "utf8"), "");
 }
 
-/** Whether /proc/locks, whose text it is given, knows of more locks on the file than this process holds itself. */
-function isLockedByHidden(stat: FileStat, locks: string): boolean {
-  const all = countLocks(locks, stat);
+/** How many locks there are on each file that has some, by its identity. */
+type LockCounts = ReadonlyMap<string, number>;
+
+/** Whether /proc/locks, by its counts, knows of more locks on the file than this process holds itself. */
+function isLockedByHidden(stat: FileStat, locks: LockCounts): boolean {
+  if (locks.size === 0) return false;
+  const identity = lockIdentity(stat);
+  const all = locks.get(identity) ?? 0;
   if (all === 0) return false;
   const own = quietly(() => readdirSync("/proc/self/fd"), [])
-    .map((descriptor) => countLocks(readDescriptorInfo("self", descriptor), stat))
+    .map((descriptor) => countLocks(readDescriptorInfo("self", descriptor)).get(identity) ?? 0)
     .reduce((sum, count) => sum + count, 0);
   return all > own;
 }
 
-// A line of either file: `1: OFDLCK  ADVISORY  READ -1 fe:00:1234 100 101`, after `lock:` in fdinfo.
-function countLocks(text: string, stat: FileStat): number {
-  return text
-    .split("\n")
-    .filter((line) => / [0-9a-f]+:[0-9a-f]+:\d+ /.test(line) && !line.includes("->"))
-    .filter((line) => line.includes(`${lockIdentity(stat)} `)).length;
+// A line of either file: `1: OFDLCK  ADVISORY  READ -1 fe:00:1234 100 101`, after `lock:` in fdinfo. Who only waits has `->`.
+function countLocks(text: string): LockCounts {
+  const counts = new Map<string, number>();
+  for (const line of text.split("\n")) {
+    const identity = line.includes("->") ? undefined : LOCKED_FILE.exec(line)?.[1];
+    if (identity !== undefined) counts.set(identity, (counts.get(identity) ?? 0) + 1);
+  }
+  return counts;
 }
+
+const LOCKED_FILE = / ([0-9a-f]+:[0-9a-f]+:\d+) /;
 
 function lockIdentity(stat: FileStat): string {
   // glibc's and Linux's layout of a device number; /proc prints both parts in hexadecimal.
   const parts = splitDeviceNumber(BigInt(stat.fileSystem)).map((part) => part.toString(16).padStart(2, "0"));
-  return ` ${parts.join(":")}:${stat.inode}`;
+  return `${parts.join(":")}:${stat.inode}`;
 }
