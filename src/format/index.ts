@@ -87,6 +87,7 @@ export {
 } from "./qcow2/change/bitmaps.ts";
 export { readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
+export { readCountedEnd } from "./qcow2/check/counted-end.ts";
 export type { CompareResult } from "./copy/compare.ts";
 export { compareImages } from "./copy/compare.ts";
 export type { CopyRequest, NewTarget } from "./copy/convert.ts";

@@ -18,6 +18,7 @@ import {
 } from "../../device/index.ts";
 import { elseClosed, ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { type Chain, openChain } from "../../format/index.ts";
+import { sayCutOff } from "../images/openable.ts";
 import { isPending, measureBehind } from "../actions/plan/mirror-scope.ts";
 import {
   areReports,
@@ -312,15 +313,15 @@ async function describeAsItIs(
       ...recorded,
       virtualSizeBytes: null,
       problem: text,
-      ...judge({ fences: [], failure: { error, text }, mirror: undefined }),
+      ...judge({ fences: [], cutOff: undefined, failure: { error, text }, mirror: undefined }),
     };
   }
-  const { standing: mirror, ...seen } = top;
+  const { standing: mirror, cutOff, ...seen } = top;
   return {
     ...recorded,
     ...seen,
     mirror: recorded.mirror && mirror ? { ...recorded.mirror, standing: mirror } : recorded.mirror,
-    ...judge({ fences: top.fences, failure: undefined, mirror }),
+    ...judge({ fences: top.fences, cutOff, failure: undefined, mirror }),
   };
 }
 
@@ -329,7 +330,7 @@ function sayFailure(error: ImgtxError): string {
   return isNamed ? error.message : `${error.image}: ${error.message}`;
 }
 
-interface Top extends Pick<DeviceDescription, "virtualSizeBytes" | "chain" | "fences"> {
+interface Top extends Pick<DeviceDescription, "virtualSizeBytes" | "chain" | "fences">, Pick<Seen, "cutOff"> {
   readonly standing: MirrorStanding | undefined;
 }
 
@@ -337,6 +338,7 @@ async function lookAtTop(scene: Scene, entry: DeviceEntry, currentFolder: string
   const chain = await openCanonical(scene, entry, entry, currentFolder);
   try {
     return {
+      cutOff: await sayCutOff(chain, entry.chain),
       virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
       chain: await Promise.all(
         chain.links.map(async ({ path, format, virtualSizeBytes, stat, dataFile }) => {

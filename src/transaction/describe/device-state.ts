@@ -12,6 +12,8 @@ export interface Seen {
   readonly fences: readonly string[];
   /** Whether a transaction holds the device, which may have set or lifted fences that the table does not know of. */
   readonly isHeld: boolean;
+  /** What of the chain its volumes do not have, as a clause. */
+  readonly cutOff: string | undefined;
   /** Why the chain can't be opened. */
   readonly failure: { readonly error: ImgtxError; readonly text: string } | undefined;
   readonly mirror: MirrorStanding | undefined;
@@ -35,6 +37,7 @@ export function judgeDevice(
     const { error, text } = seen.failure;
     found.push({ state: error.code === "E_NOT_FOUND" ? "missing" : "broken", problem: text });
   } else if (!seen.isHeld) found.push(...judgeFences(entry, table, seen.fences));
+  if (seen.cutOff !== undefined) found.push({ state: "broken", problem: seen.cutOff });
   if (seen.mirror && seen.mirror.problem !== null) {
     const state = seen.mirror.isMissing ? "mirror-missing" : "mirror-broken";
     const hint = `put it back, or forget it with \`imgtx mirror --cancel ${entry.name}\``;

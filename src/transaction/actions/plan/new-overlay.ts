@@ -33,7 +33,7 @@ import type { FileStat } from "../../../storage/index.ts";
 import type { FileToMake, PlanContext } from "./action.ts";
 import { activeLayer, chainEntriesOf } from "./chain-entry.ts";
 import { NOT_MADE_YET, type PlannedVolume } from "../../journal/index.ts";
-import { assertQemuOpens } from "../../images/openable.ts";
+import { assertNotCutOff, assertQemuOpens } from "../../images/openable.ts";
 import { accessLike } from "../../images/access.ts";
 import { isDeviceAt, judgeVolume } from "../../images/devices.ts";
 import type { ImageChange } from "../../images/redo.ts";
@@ -71,6 +71,7 @@ export async function planNewOverlay(
   }
   assertRoomInChain(device, below);
   await assertQemuOpens(device, below);
+  await assertNotCutOff(device, below, context.table);
   const backingName = choice.backingName ?? (await nameBacking(device, below, path, relative, context));
   const overlay = await planOverlay({
     backing: top,
