@@ -209,6 +209,12 @@ export function describeStatChanges(before: Dated, now: Dated): string[] {
   return changes;
 }
 
+/** As it would look in a volume as large as before, where that was made larger: a qcow2 image does not end with it. */
+export function butForGrowth<Look extends Dated>(before: Fingerprint, now: Look): Look {
+  const isInVolume = before.headerSha256 !== null && isDeviceIdentity(before);
+  return isInVolume && now.sizeBytes > before.sizeBytes ? { ...now, sizeBytes: before.sizeBytes } : now;
+}
+
 /**
  * Why somebody may have written to an image that looks the same, as a clause; undefined where nobody can have, unseen.
  * A write that a guest flushes is durable without its times: a power cut, or a mount, may bring the old ones back.

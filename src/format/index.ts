@@ -132,6 +132,7 @@ export {
   describeChanges,
   describeContentChanges,
   describeDoubt,
+  butForGrowth,
   describeStatChanges,
   digestHead,
   fingerprintAt,

@@ -366,6 +366,28 @@ loops.test(
 );
 
 loops.test(
+  "a sealed image whose volume was made larger is what it was, and can be gone back to",
+  async () => {
+    const { root, device, run, must } = await makeBench();
+    await must(`device add vda ${device} --allow-devices`);
+    await must("snapshot vda a.qcow2 --name one");
+    command("truncate", "-s", String(2 * SIZE_BYTES), `${root}/volume`);
+    command("losetup", "--set-capacity", device);
+    expect((await must("snapshot-show one")).stdout).toContain("intact");
+    await must("status --check");
+    await must("rollback vda=b.qcow2 --to one");
+    command("qemu-io", "-c", "read -P 7 1M 1M", `${root}/b.qcow2`);
+    // A raw disk ends with it.
+    const raw = attachLoop(`${root}/raw`, SIZE_BYTES);
+    await must(`device add vdb ${raw} --format raw`);
+    await must("snapshot vdb c.qcow2 --name two");
+    command("truncate", "-s", String(2 * SIZE_BYTES), `${root}/raw`);
+    command("losetup", "--set-capacity", raw);
+    expect((await run("rollback vdb=d.qcow2 --to two")).stderr).toContain("is not what it was");
+  },
+);
+
+loops.test(
   "a snapshot is refused over an image whose volume was made smaller than it, and status says so",
   async () => {
     const { root, device, run, must } = await makeBench();

@@ -8,7 +8,7 @@ import {
   readTable,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeStatChanges, type ImageFormat } from "../../format/index.ts";
+import { butForGrowth, describeStatChanges, type ImageFormat } from "../../format/index.ts";
 import { describeDevicesOf } from "./describe.ts";
 import type { Session } from "../requests/request.ts";
 import type { ChainElement, DeviceDescription } from "./results.ts";
@@ -142,7 +142,8 @@ class Gathering {
     const images = [...this.#images.values()].map(async ({ sealed, ...known }): Promise<TreeImage> => {
       const found = await storage.stat(known.image);
       if (!found) return { ...known, allocatedBytes: null, modified: null, state: "missing" };
-      const isChanged = sealed !== undefined && describeStatChanges(sealed.fingerprint, found).length > 0;
+      const was = sealed?.fingerprint;
+      const isChanged = was !== undefined && describeStatChanges(was, butForGrowth(was, found)).length > 0;
       return {
         ...known,
         allocatedBytes: found.allocatedBytes,
