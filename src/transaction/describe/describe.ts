@@ -18,7 +18,7 @@ import {
 } from "../../device/index.ts";
 import { elseClosed, ImgtxError, unlessItFails } from "../../errors/index.ts";
 import { type Chain, openChain } from "../../format/index.ts";
-import { sayCutOff } from "../images/openable.ts";
+import { sayCutOff } from "../actions/plan/lost-device.ts";
 import { isPending, measureBehind } from "../actions/plan/mirror-scope.ts";
 import {
   areReports,

@@ -1,8 +1,9 @@
-// Devices whose chain can't be opened any more: lost, or spoiled. They have to be let go of all the same.
+// Devices whose chain can't be opened any more: lost, or spoiled. They have to be let go of all the same. And those of which the end
+// of an image is lost, with a volume that was made smaller than it.
 
-import type { DeviceEntry } from "../../../device/index.ts";
+import { type ChainEntry, type DeviceEntry, type DeviceTable, requireDevice } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
-import type { Chain } from "../../../format/index.ts";
+import { type Chain, isDeviceIdentity, readCountedEnd, shellQuote } from "../../../format/index.ts";
 import type { HowToOpen } from "../../images/opened-images.ts";
 import type { PlanContext } from "./action.ts";
 
@@ -35,3 +36,47 @@ const LOST_CODES: ReadonlySet<string> = new Set([
   "E_NOT_A_FILE",
   "E_IO",
 ]);
+
+interface CutOff {
+  readonly image: string;
+  readonly text: string;
+}
+
+/**
+ * The first image of the chain whose volume was made smaller than it since the table has seen it: what it lacks reads as zeros or
+ * errors. A volume may well be made smaller, as far as nothing of its image is there: of qcow2 the refcounts tell. Only where it is
+ * smaller than it was anything is read.
+ */
+async function findCutOff({ links }: Chain, known: readonly ChainEntry[]): Promise<CutOff | undefined> {
+  for (const [depth, { path: image, file, stat, header }] of links.entries()) {
+    const was = known.find((entry) => entry.image === image)?.fingerprint;
+    if (!was || !isDeviceIdentity(was) || stat.sizeBytes >= was.sizeBytes) continue;
+    // A raw disk that is on top is as large as its volume, whatever it was.
+    if (header === undefined && depth === 0) continue;
+    const end = header ? await readCountedEnd(file, header, stat.sizeBytes) : was.sizeBytes;
+    if (end === undefined) continue;
+    return {
+      image,
+      text: `its volume was made smaller than it: it has ${stat.sizeBytes} bytes, and needs ${end}`,
+    };
+  }
+  return undefined;
+}
+
+/** The same in words, as a clause. */
+export async function sayCutOff(chain: Chain, known: readonly ChainEntry[]): Promise<string | undefined> {
+  const found = await findCutOff(chain, known);
+  return found && `${found.image}: ${found.text}`;
+}
+
+/** E_CORRUPT where an overlay would come to stand on such a one. */
+export async function assertNotCutOff(device: string, chain: Chain, table: DeviceTable): Promise<void> {
+  const found = await findCutOff(chain, requireDevice(table, device).chain);
+  if (!found) return;
+  const { image, text } = found;
+  throw new ImgtxError("E_CORRUPT", text, {
+    device,
+    image,
+    hint: `make it as large as it was; \`imgtx img check --allow-devices ${shellQuote(image)}\` tells what is missing`,
+  });
+}
