@@ -12,12 +12,16 @@ import {
   pickSnapshot,
   type SnapshotEntry,
 } from "../../format/index.ts";
+import { ImgtxError } from "../../errors/index.ts";
 import type { Note } from "../notes/notes.ts";
 import type { InternalSnapshotRequest } from "../requests/request.ts";
 import type { Action, Plan } from "./plan/action.ts";
 import { changeOf, planInPlace } from "./plan/in-place.ts";
 import { assertNothingStandsOn } from "./plan/overlays-of.ts";
 import { planMirrorResizing } from "./plan/resizing.ts";
+
+/** Of a refcount: more snapshots than an image can have, and more compressed clusters than one of the file has. */
+const WIDE_BITS = 16;
 
 export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
   saying: {
@@ -34,8 +38,10 @@ export const internalSnapshotCreate: Action<InternalSnapshotRequest> = {
     return await planInPlace(kind, devices, context, async (top) => {
       await judgeNewSnapshot(top, added);
       // Of what is copied into the image at the commit as well.
-      if (context.copiedInto.has(top.path))
+      if (context.copiedInto.has(top.path)) {
+        assertCountsWide(top);
         return { notes: [], after: {}, late: { image: top.path, snapshot: added } };
+      }
       return {
         notes: [],
         after: {},
@@ -96,6 +102,16 @@ export const internalSnapshotDelete: Action<InternalSnapshotRequest> = {
     });
   },
 };
+
+/** E_REFUSED where it is known only when all is copied whether its refcounts can count one more: there is no way back then. */
+function assertCountsWide({ path: image, header }: ChainLink): void {
+  if (header === undefined || header.refcountBits >= WIDE_BITS) return;
+  throw new ImgtxError(
+    "E_REFUSED",
+    `whether its refcounts of ${header.refcountBits} bits can count one more internal snapshot is known when its content has come`,
+    { image, hint: "commit the transaction first" },
+  );
+}
 
 function noteVmState({ name, vmStateSize }: SnapshotEntry, { stays }: { readonly stays: boolean }): Note[] {
   return vmStateSize === 0 ? [] : [{ code: "VM state", snapshot: name, sizeBytes: vmStateSize, stays }];

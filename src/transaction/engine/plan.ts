@@ -46,7 +46,7 @@ import { activateChain } from "../images/volumes.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../requests/request.ts";
-import { doneBy } from "./done-before.ts";
+import { assertMayFollow, doneBy } from "./done-before.ts";
 import { assertOwnToWrite, type Shared } from "./keep-sealed.ts";
 import { nameLogs } from "./name-logs.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
@@ -66,7 +66,7 @@ export async function planStatement(
   const { request, number } = statement;
   const context = contextOf(work, statement);
   const plan = await planAction(request, context);
-  assertMayFollow(plan, context);
+  assertMayFollow(plan, context, work.journal?.state);
   const newFiles: NewFile[] = [];
   for (const [index, { path, copiedInto }] of plan.filesToMake.entries()) {
     // What is used up by the commit has no name in /dev, where nothing lasts.
@@ -155,51 +155,6 @@ function withOtherNames({ reports, chains, redo = [], copies = [], late = [] }: 
     });
     return { ...report, notes: [...report.notes, ...notes] };
   });
-}
-
-/**
- * E_REFUSED where it would change an image that an earlier statement copies into, in a way that has to come after that:
- * what a redo log changes is written before.
- */
-function assertMayFollow(plan: Plan, context: PlanContext): void {
-  const { redo = [], changes, copies = [] } = plan;
-  const { copiedInto } = context;
-  const changed = redo.flatMap(({ link: { path }, precedesCopies }) => (precedesCopies ? [] : [path]));
-  const frozen = fencesToRaise(changes).map(({ image }) => image);
-  const last = [...copiedInto.values()].flatMap(({ late }) => late?.image ?? []);
-  // What is written to a layer without a fence after the mark goes where that is merged: nobody would copy it further.
-  const left = changes.flatMap(({ device, after }) => {
-    const image = findDevice(context.table, device)?.image;
-    const stays = after === null || copies.length > 0 || after.chain.some((entry) => entry.image === image);
-    return image === undefined || stays ? [] : [image];
-  });
-  const image = [...changed, ...frozen, ...left].find((one) => copiedInto.has(one));
-  const again = redo.map(({ link }) => link.path).find((path) => last.includes(path));
-  const found = image ?? again ?? findUnmet(plan, context);
-  if (found === undefined) return;
-  throw new ImgtxError(
-    "E_REFUSED",
-    "its content comes with the commit of the transaction, and this has to follow it",
-    {
-      image: found,
-      hint: "commit the transaction first",
-    },
-  );
-}
-
-/** An image that it needs as earlier statements leave it, where one of them copies into it, or makes an internal snapshot then. */
-function findUnmet({ copies = [], late = [] }: Plan, { copiedInto }: PlanContext): string | undefined {
-  const lateOf = (image: string) => copiedInto.get(image)?.late;
-  const merged = copies.flatMap(({ kind, from, files }) => (kind === "merge" ? [from, ...files] : []));
-  const isLost = merged.find((one) => lateOf(one)?.snapshot !== undefined);
-  // What was to come into an image that is merged itself goes where that goes.
-  const read = copies.flatMap(({ kind, files }) => (kind === "up" ? files : []));
-  const isRead = read.find((one) => copiedInto.has(one) && !merged.includes(one));
-  const twice = late.find(({ image, snapshot }) => {
-    const before = lateOf(image);
-    return before !== undefined && (snapshot !== undefined || before.snapshot !== undefined);
-  });
-  return isLost ?? isRead ?? twice?.image;
 }
 
 /** E_REFUSED where it would remove what the workspace, once a copy, has from its original. */

@@ -48,6 +48,15 @@ describe("newer spellings do what the older ones do", () => {
       "compare -f qcow2 -F qcow2 -s base.qcow2 over.qcow2",
     ],
     ["measure --target-format qcow2 -s 1G", "measure -O qcow2 --size 1G"],
+    [
+      "measure --source-format qcow2 --target-format-options cluster_size=4k -O qcow2 base.qcow2",
+      "measure -f qcow2 -o cluster_size=4k -O qcow2 base.qcow2",
+    ],
+    [
+      "convert --source-image-opts driver=qcow2,file.filename=base.qcow2 --output-format qcow2 --options cluster_size=4k z",
+      "convert --image-opts driver=qcow2,file.filename=base.qcow2 -O qcow2 -o cluster_size=4k z",
+    ],
+    ["measure --options cluster_size=4k -O qcow2 --size 1G", "measure -o cluster_size=4k -O qcow2 --size 1G"],
     ["info --cache none base.qcow2", "info base.qcow2"],
     ["dd --output-format qcow2 --format qcow2 if=base.qcow2 of=z", "dd -O qcow2 -f qcow2 if=base.qcow2 of=z"],
     ["resize top.qcow2 1M --shrink", "resize --shrink top.qcow2 1M"],

@@ -54,6 +54,9 @@ const bitmap = (): ActionRequest => ({
   isDisabled: false,
   sources: [],
 });
+const amend =
+  (amendment: Extract<ActionRequest, { readonly kind: "amend" }>["amendment"]): Make =>
+  () => ({ kind: "amend", devices: ["vda"], amendment });
 const pullTo =
   (base?: string): Make =>
   (bench) =>
@@ -191,6 +194,11 @@ describe("in one transaction", () => {
     [
       "a rebase from what is pulled into",
       [pullTo("base.qcow2"), snapshot("c.qcow2"), rebaseOnto("base.qcow2")],
+    ],
+    ["a pull into what becomes one of version 2", [amend({ version: 2 }), pullTo()]],
+    [
+      "an internal snapshot of what comes, where counts are narrow",
+      [amend({ refcountOrder: 3 }), pullTo(), internal],
     ],
     ["a second change after an internal snapshot of what comes", [merge(), internal, resize(8 * M)]],
     [

@@ -25,7 +25,7 @@ export const CONVERT_DEFINITION: CommandDefinition = {
   ],
   options: [
     objectOption,
-    imageOptsOption,
+    { ...imageOptsOption, newer: ["source-image-opts"] },
     { long: "target-image-opts", about: "the target is a list of options; with -n only" },
     { long: "target-is-zero", about: "with -n: the target reads as zeros already" },
     { long: "bitmaps", about: "copy persistent bitmaps" },
@@ -45,7 +45,7 @@ export const CONVERT_DEFINITION: CommandDefinition = {
     { ...sourceCacheOption, newer: ["source-cache"] },
     {
       short: "O",
-      newer: ["target-format"],
+      newer: ["target-format", "output-format"],
       value: { name: "OUTPUT_FMT", completes: FORMAT_WORDS },
       about: "the target's format; raw by default",
     },
@@ -63,7 +63,7 @@ export const CONVERT_DEFINITION: CommandDefinition = {
     },
     {
       short: "o",
-      newer: ["target-format-options", "target-options"],
+      newer: ["target-format-options", "target-options", "options"],
       value: { name: "OPTIONS", completes: "nothing" },
       repeatable: true,
       about: "options of the target's format, as name=value,name=value; -o help lists them",

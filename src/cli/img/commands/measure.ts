@@ -30,7 +30,7 @@ export const measure: ImgCommand = {
   definition: {
     arguments: [{ name: "FILENAME", about: "the image to measure", optional: true, completes: "file" }],
     options: [
-      formatOption,
+      { ...formatOption, newer: ["format", "source-format"] },
       outputOption,
       {
         short: "O",
@@ -40,6 +40,7 @@ export const measure: ImgCommand = {
       },
       {
         short: "o",
+        newer: ["options", "target-format-options"],
         value: { name: "OPTIONS", completes: "nothing" },
         repeatable: true,
         about: "options of the image to be made, as for create",
@@ -57,7 +58,7 @@ export const measure: ImgCommand = {
         about: "measure an empty disk of this size, instead of an image",
       },
       objectOption,
-      imageOptsOption,
+      { ...imageOptsOption, newer: ["source-image-opts"] },
       forceShareOption,
     ],
     about:
