@@ -231,10 +231,35 @@ export async function readContent(
   id: string,
   how: { readonly asItIs?: boolean } = {},
 ): Promise<{ parsed: ParsedJournal; state: TransactionState }> {
-  const parsed = mapContent(workspace, parseJournal(await readAll(file), file.path));
-  const state = foldOwn(parsed.records, id, file.path);
+  const { parsed, state } = understand(workspace, file.path, id, await readAll(file));
   if (!how.asItIs) await assertNotPutBack(workspace, file, state);
   return { parsed, state };
+}
+
+interface Understood {
+  readonly id: string;
+  readonly bytes: Uint8Array;
+  readonly parsed: ParsedJournal;
+  readonly state: TransactionState;
+}
+
+/**
+ * What a command has last made of each journal, by its path. It reads them several times, with and without the locks, and
+ * most are unchanged then: all of their bytes are read each time, and the same ones say the same.
+ */
+const understood = new WeakMap<Workspace, Map<string, Understood>>();
+/** Of a longer one nothing is kept. */
+const MOST_KEPT_BYTES = 2 ** 20;
+
+function understand(workspace: Workspace, path: string, id: string, bytes: Uint8Array): Understood {
+  let all = understood.get(workspace);
+  if (!all) understood.set(workspace, (all = new Map()));
+  const last = all.get(path);
+  if (last?.id === id && Buffer.compare(last.bytes, bytes) === 0) return last;
+  const parsed = mapContent(workspace, parseJournal(bytes, path));
+  const fresh = { id, bytes, parsed, state: foldOwn(parsed.records, id, path) };
+  if (bytes.length <= MOST_KEPT_BYTES) all.set(path, fresh);
+  return fresh;
 }
 
 async function assertNotPutBack(

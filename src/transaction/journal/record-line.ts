@@ -31,6 +31,7 @@ export function encodeRecord(json: string, previousDigest: string): { line: Uint
   return { line: Buffer.from(`${Buffer.byteLength(json)} ${digest} ${json}\n`), digest };
 }
 
+const DECODER = new TextDecoder();
 const NEWLINE = 0x0a;
 const HEADER = /^(\d{1,9}) ([0-9a-f]{64}) /;
 const LONGEST_LENGTH = 9;
@@ -99,7 +100,7 @@ function parseRecord(
   const start = at + header[0].length;
   const end = start + Number(header[1]);
   if (bytes[end] !== NEWLINE) return undefined;
-  const json = new TextDecoder().decode(bytes.subarray(start, end));
+  const json = DECODER.decode(bytes.subarray(start, end));
   const digest = digestOf(previousDigest, json);
   return digest === header[2] ? { value: parseJson(json), digest, endBytes: end + 1 } : undefined;
 }

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { readJournals } from "../../../src/transaction/journal/index.ts";
 import { watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
@@ -45,4 +46,16 @@ test("a command that reads devices reads the journals once for recovery and once
   await bench.snapshot({ vdb: "b1.qcow2" }, {}, { transaction: id });
   const counted = await countReads(bench, id, async (through) => await through.devices());
   expect(counted).toEqual({ held: [], free: "folder 2, journal 2" });
+});
+
+test("a journal that was added to is understood anew, and one that was not stays what it was", async () => {
+  const bench = await makeWorkbench();
+  const id = await bench.begin("other");
+  const workspace = { storage: bench.storage, root: bench.root };
+  const look = async () => (await readJournals(workspace)).find((journal) => journal.id === id)?.state;
+  const before = await look();
+  expect(await look()).toBe(before);
+  await bench.snapshot({ vdb: "b1.qcow2" }, {}, { transaction: id });
+  expect(before).toMatchObject({ statements: [] });
+  expect(await look()).toMatchObject({ statements: [{ done: true }] });
 });
