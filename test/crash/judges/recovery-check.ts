@@ -151,7 +151,9 @@ export class RecoveryCheck {
     if (!tree || observed === undefined) return;
     const next = this.nextStep(recorded, observed);
     const isSameBoot = boot === RECORDED_BOOT;
-    const how = `${next} ${isSameBoot} ${wasCutOff}`;
+    // Whether a recovery was cut off matters where a commit may be refused after it, and nowhere else.
+    const refused = wasCutOff ? await this.#endRefused(next) : undefined;
+    const how = `${next} ${isSameBoot} ${refused !== undefined}`;
     if (!this.#isFirst(`${how} ${tree.key(true)}`) || !this.#isFirst(`${how} ${likenessOf(tree)}`)) return;
     const start = { durable: tree, boots: LATER };
     const machine = new SimulatedMachine(isSameBoot ? { ...start, boot } : start);
@@ -160,7 +162,6 @@ export class RecoveryCheck {
       const anew = await this.#endAnew(next);
       const wanted = new Map([["the end without a crash, the host started anew", anew]]);
       if (isSameBoot) wanted.set("the end without a crash", this.#end(next));
-      const refused = wasCutOff ? await this.#endRefused(next) : undefined;
       if (refused !== undefined) wanted.set("the commit refused", refused);
       if ([...wanted.values()].some((one) => isAlikeButForMirror(end, this.#withoutDoubt(one)))) return;
       this.violate("the scenario ends differently after recovery", trail, differences(end, wanted));

@@ -4,6 +4,8 @@
 // - Copies share inode records. A record is changed only by the tree that owns it; a fork owns nothing,
 //   and takes ownership away from its source too.
 // - An inode without a name stays, as an open file does on Unix; nothing that is compared sees it.
+// - Where names lead is kept as long as no name changes, for all copies with the same names: a rig asks for the same
+//   paths thousands of times.
 
 import { createHash } from "node:crypto";
 import { Content } from "./content.ts";
@@ -58,6 +60,19 @@ export class LookupError extends Error {
   }
 }
 
+/** What was found out about the names of a tree. Numbers, no records: contents and times may change meanwhile. */
+interface KnownNames {
+  readonly places: Map<string, KnownPlace | LookupProblem>;
+  readonly followed: Map<string, KnownPlace | LookupProblem>;
+  readonly lists: Map<string, readonly { readonly path: string; readonly number: number }[]>;
+}
+
+type KnownPlace = Omit<Place, "inode"> & { readonly number: number | undefined };
+
+function nothingKnown(): KnownNames {
+  return { places: new Map(), followed: new Map(), lists: new Map() };
+}
+
 /** As on ext4, XFS and most others. */
 const MAX_NAME_BYTES = 255;
 
@@ -90,14 +105,23 @@ function changedAt({ changedNs }: Inode, atNs: bigint): bigint {
 export class Tree {
   #inodes: Map<number, Inode>;
   #owned = new Set<number>();
+  #names: KnownNames;
+  #keys = new Map<boolean, string>();
 
-  constructor(inodes?: Map<number, Inode>) {
+  constructor(inodes?: Map<number, Inode>, like?: Tree) {
     this.#inodes = inodes ?? new Map([[ROOT, makeInode(ROOT, "folder", 0o755, 0n)]]);
+    this.#names = like ? like.#names : nothingKnown();
+    if (like) this.#keys = new Map(like.#keys);
   }
 
   fork(): Tree {
     this.#owned.clear();
-    return new Tree(new Map(this.#inodes));
+    return new Tree(new Map(this.#inodes), this);
+  }
+
+  #set(inode: Inode): void {
+    this.#inodes.set(inode.number, inode);
+    this.#keys.clear();
   }
 
   get(number: number): Inode {
@@ -115,7 +139,8 @@ export class Tree {
 
   /** Puts a record in place that other trees may share. */
   share(inode: Inode): void {
-    this.#inodes.set(inode.number, inode);
+    this.#set(inode);
+    if (inode.kind !== "file") this.#names = nothingKnown();
     this.#owned.delete(inode.number);
   }
 
@@ -128,7 +153,7 @@ export class Tree {
     const inode = this.get(number);
     const content = this.#owned.has(number) ? inode.content : inode.content.fork();
     change(content);
-    this.#inodes.set(number, { ...inode, content, modifiedNs: atNs, changedNs: changedAt(inode, atNs) });
+    this.#set({ ...inode, content, modifiedNs: atNs, changedNs: changedAt(inode, atNs) });
     this.#owned.add(number);
   }
 
@@ -150,7 +175,7 @@ export class Tree {
   /** A file that has got another name. */
   touch(number: number, atNs: bigint): void {
     const inode = this.get(number);
-    this.#inodes.set(number, { ...inode, changedNs: changedAt(inode, atNs) });
+    this.#set({ ...inode, changedNs: changedAt(inode, atNs) });
   }
 
   assign(slot: Slot, atNs: bigint): void {
@@ -160,23 +185,36 @@ export class Tree {
       : new Map(folder.names);
     if (slot.inode === null) names.delete(slot.name);
     else names.set(slot.name, slot.inode);
-    this.#inodes.set(slot.folder, { ...folder, names, modifiedNs: atNs });
+    this.#set({ ...folder, names, modifiedNs: atNs });
+    this.#names = nothingKnown();
     this.#owned.add(slot.folder);
   }
 
   /** Follows a path; the last name's symbolic link only if asked to. */
   lookUp(path: string, follow: boolean): Place {
-    return this.#walk(path, follow, path, MAX_LINKS);
+    const place = this.find(path, follow);
+    if (typeof place === "string") throw new LookupError(place, path);
+    return place;
   }
 
-  #walk(path: string, follow: boolean, asked: string, linksLeft: number): Place {
+  /** The same, or why it leads nowhere. */
+  find(path: string, follow: boolean): Place | LookupProblem {
+    const known = follow ? this.#names.followed : this.#names.places;
+    let place = known.get(path);
+    if (place === undefined) known.set(path, (place = this.#walk(path, follow, MAX_LINKS)));
+    if (typeof place === "string") return place;
+    const { folder, name, path: leads, number } = place;
+    return { folder, name, path: leads, inode: number === undefined ? undefined : this.get(number) };
+  }
+
+  #walk(path: string, follow: boolean, linksLeft: number): KnownPlace | LookupProblem {
     const parts = path.split("/").filter((part) => part !== "" && part !== ".");
     const trail: { inode: Inode; path: string; name: string }[] = [
       { inode: this.get(ROOT), path: "", name: "" },
     ];
     for (const [index, name] of parts.entries()) {
       const here = trail.at(-1)!;
-      if (here.inode.kind !== "folder") throw new LookupError("not a folder", asked);
+      if (here.inode.kind !== "folder") return "not a folder";
       if (name === "..") {
         if (trail.length > 1) trail.pop();
         continue;
@@ -186,42 +224,54 @@ export class Tree {
       const isLast = index === parts.length - 1;
       const number = here.inode.names.get(name);
       if (number === undefined) {
-        if (!isLast) throw new LookupError("missing", asked);
-        return { folder: here.inode.number, name, path: `${here.path}/${name}`, inode: undefined };
+        if (!isLast) return "missing";
+        return { folder: here.inode.number, name, path: `${here.path}/${name}`, number };
       }
       const inode = this.get(number);
       if (inode.kind === "symlink" && (!isLast || follow)) {
-        if (linksLeft === 0) throw new LookupError("too many links", asked);
+        if (linksLeft === 0) return "too many links";
         const start = inode.target.startsWith("/") ? "" : `${here.path}/`;
         const rest = parts.slice(index + 1).join("/");
-        return this.#walk(`${start}${inode.target}${rest && `/${rest}`}`, follow, asked, linksLeft - 1);
+        return this.#walk(`${start}${inode.target}${rest && `/${rest}`}`, follow, linksLeft - 1);
       }
       trail.push({ inode, path: `${here.path}/${name}`, name });
     }
     const end = trail.at(-1)!;
     const folder = trail.at(-2)?.inode.number ?? ROOT;
-    return { folder, name: end.name, path: end.path || "/", inode: end.inode };
+    return { folder, name: end.name, path: end.path || "/", number: end.inode.number };
   }
 
   /** Everything that has a name, in the order of the paths. Symbolic links are not followed. */
-  *entries(from = ROOT, path = ""): Generator<TreeEntry> {
+  entries(from = ROOT, path = ""): TreeEntry[] {
+    const key = `${from} ${path}`;
+    let list = this.#names.lists.get(key);
+    if (list === undefined) this.#names.lists.set(key, (list = [...this.#list(from, path)]));
+    return list.map((entry) => ({ path: entry.path, inode: this.get(entry.number) }));
+  }
+
+  *#list(from: number, path: string): Generator<{ readonly path: string; readonly number: number }> {
     const folder = this.get(from);
     for (const name of [...folder.names.keys()].sort()) {
       const inode = this.get(folder.names.get(name)!);
-      yield { path: `${path}/${name}`, inode };
-      if (inode.kind === "folder") yield* this.entries(inode.number, `${path}/${name}`);
+      yield { path: `${path}/${name}`, number: inode.number };
+      if (inode.kind === "folder") yield* this.#list(inode.number, `${path}/${name}`);
     }
   }
 
   /** Equal for trees that no program can tell apart, but for times (and even those, if asked for). */
   key(times: boolean): string {
-    const hash = createHash("sha1");
-    for (const { path, inode } of this.entries()) {
-      hash.update(`${path}\n${inode.number} ${inode.kind} ${inode.mode} ${inode.target}\n`);
-      if (inode.kind === "file" || inode.kind === "device") hash.update(inode.content.digest());
-      if (inode.kind === "file" && times) hash.update(`${inode.modifiedNs}`);
-    }
-    return hash.digest("base64");
+    const known = this.#keys.get(times) ?? this.#keyOf(times);
+    this.#keys.set(times, known);
+    return known;
+  }
+
+  #keyOf(times: boolean): string {
+    const lines = this.entries().map(({ path, inode }) => {
+      const { number, kind, mode, target, content, modifiedNs } = inode;
+      const bytes = kind === "file" || kind === "device" ? content.digest() : "";
+      return `${path}\n${number} ${kind} ${mode} ${target}\n${bytes}${kind === "file" && times ? modifiedNs : ""}`;
+    });
+    return createHash("sha1").update(lines.join("")).digest("base64");
   }
 
   /** A tree of the named inodes only: what a file system keeps over a reboot. */
@@ -229,6 +279,6 @@ export class Tree {
     const inodes = new Map([[ROOT, this.get(ROOT)]]);
     for (const { inode } of this.entries()) inodes.set(inode.number, inode);
     this.#owned.clear();
-    return new Tree(inodes);
+    return new Tree(inodes, this);
   }
 }

@@ -14,7 +14,7 @@ import type {
 } from "../../../src/storage/index.ts";
 import type { NameChange } from "./disk-log.ts";
 import { Content } from "./content.ts";
-import { LookupError, makeInode, type Inode, type Place, type Slot } from "./disk-tree.ts";
+import { makeInode, type Inode, type Place, type Slot } from "./disk-tree.ts";
 import type { SimulatedMachine } from "./simulated-disk.ts";
 import { SimulatedDeviceFile } from "./simulated-device-file.ts";
 import { SimulatedFile } from "./simulated-file.ts";
@@ -316,8 +316,9 @@ export class SimulatedProcess implements Storage {
   }
 
   #statOf(path: string, follow: boolean): FileStat | undefined {
-    const place = lookUpOrNothing(() => this.machine.tree.lookUp(path, follow));
-    return place?.inode && statOfInode(place.inode, this.machine);
+    const place = this.machine.tree.find(path, follow);
+    if (typeof place === "string" || !place.inode) return undefined;
+    return statOfInode(place.inode, this.machine);
   }
 
   #diskOf({ folder }: Place): number {
@@ -344,25 +345,13 @@ export class SimulatedProcess implements Storage {
 
   #lookUp(path: string, follow: boolean): Place {
     if (!path.startsWith("/")) throw new Error(`simulated disk: ${path} is not absolute`);
-    try {
-      return this.machine.tree.lookUp(path, follow);
-    } catch (error) {
-      if (!(error instanceof LookupError)) throw error;
-      if (error.problem === "missing") throw problem("E_NOT_FOUND", path, "No such file or directory");
-      throw problem("E_NOT_A_FILE", path, error.problem);
-    }
+    const place = this.machine.tree.find(path, follow);
+    if (typeof place !== "string") return place;
+    if (place === "missing") throw problem("E_NOT_FOUND", path, "No such file or directory");
+    throw problem("E_NOT_A_FILE", path, place);
   }
 }
 
 function slotOf(place: Place): { folder: number; name: string } {
   return { folder: place.folder, name: place.name };
-}
-
-function lookUpOrNothing(find: () => Place): Place | undefined {
-  try {
-    return find();
-  } catch (error) {
-    if (error instanceof LookupError) return undefined;
-    throw error;
-  }
 }
