@@ -11,6 +11,8 @@ const LONGEST = [
   "crash/judges/guests.test.ts",
   "crash/scenarios/resumed-copy.test.ts",
   "crash/real/real-process.test.ts",
+  "format/qcow2/change/bitmaps-oracle.test.ts",
+  "transaction/engine/failing-disk.test.ts",
   "crash/judges/away.test.ts",
 ];
 
@@ -47,8 +49,9 @@ if (memory !== undefined) {
 // What a test compares word for word is the same wherever it runs; those about time zones set their own.
 process.env["TZ"] = "UTC";
 
-// Oracle and process tests start real programs: as many workers as cores, and never more. What a test does is
-// bounded by counts; the limit of time is against hangs alone, and no machine is so slow as to meet it.
+// Oracle and process tests start real programs, and wait for them: one worker more than cores has those busy meanwhile.
+// What a test does is bounded by counts; the limit of time is against hangs alone, and no machine is so slow as to meet it.
+const WORKERS = availableParallelism() + 1;
 const HANGS_MS = 15 * 60_000;
 
 export default defineConfig({
@@ -58,7 +61,7 @@ export default defineConfig({
     exclude: process.env["IMGTX_BIN"] ? [] : ["test/binary/**"],
     testTimeout: HANGS_MS,
     hookTimeout: HANGS_MS,
-    maxWorkers: availableParallelism(),
+    maxWorkers: WORKERS,
     // What is loaded stays loaded for the next file: no test leaves anything else behind in its process.
     isolate: false,
     // Node loads the modules itself, as it does under torture: Vitest's own runner took a fifth to a third of the
