@@ -160,8 +160,15 @@ function makeLeaf(name: string, definition: CommandDefinition): Commander {
 }
 
 function addOptions(command: Commander, definitions: readonly OptionDefinition[]): void {
-  for (const definition of definitions) command.addOption(makeOption(definition));
+  for (const definition of definitions) {
+    const option = made.get(definition) ?? makeOption(definition);
+    made.set(definition, option);
+    command.addOption(option);
+  }
 }
+
+/** What a command line says is kept by its commands, and never by an option: a batch makes each once for all of its lines. */
+const made = new WeakMap<OptionDefinition, Option>();
 
 function makeOption(definition: OptionDefinition): Option {
   const names = [
