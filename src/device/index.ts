@@ -18,6 +18,7 @@ export type {
   FrozenEntry,
   MirrorEntry,
   MirrorSync,
+  Renaming,
   SeenFile,
 } from "./table/device-entry.ts";
 export {
@@ -31,14 +32,13 @@ export {
   mapProgram,
   withLooks,
 } from "./table/device-entry.ts";
-export { isChain, isDeviceEntry, isFingerprint, isImageFormat } from "./table/entry-shape.ts";
+export { isChain, isDeviceEntry, isFingerprint, isImageFormat, isRenaming } from "./table/entry-shape.ts";
 export type { DeviceTable } from "./table/device-table.ts";
 export type { Operation, OperationAction } from "./table/operation.ts";
 export { findAppliedOnce } from "./history/applied-once.ts";
 export {
   assertDeviceName,
   findDevice,
-  movesNothing,
   requireDevice,
   isProvisioned,
   standsOnDevices,
@@ -113,13 +113,12 @@ export {
 } from "./table/snapshot-record.ts";
 export {
   givenUpByNames,
-  isRenaming,
+  movesNothing,
   nameAt,
   readByNames,
   refByNames,
   renamed,
   renamesTowards,
-  type Renaming,
   snapshotByNames,
   withRenames,
 } from "./table/renames.ts";

@@ -8,7 +8,8 @@
 import { accessSync, closeSync, constants, readSync, statSync } from "node:fs";
 import { constants as systemConstants } from "node:os";
 import { resolve } from "node:path";
-import { type Foreign, loadForeign } from "../../src/storage/native/foreign.ts";
+import { loadForeign } from "../../src/storage/native/foreign.ts";
+import type { Foreign } from "../../src/storage/native/foreign-library.ts";
 
 interface Place {
   readonly type: string;

@@ -1,11 +1,11 @@
 // The snapshots that a table counts: found by name or number, with what they keep.
 
 import { type ErrorCode, ImgtxError, settleAll } from "../../errors/index.ts";
-import type { ChainEntry, DeviceEntry } from "../table/device-entry.ts";
+import type { ChainEntry, DeviceEntry, Renamed } from "../table/device-entry.ts";
 import type { DeviceTable } from "../table/device-table.ts";
 import { clearTheWay } from "../workspace/in-the-way.ts";
 import { type NewMode, readWholeFile, renameOver, writeBeside } from "../workspace/replace-file.ts";
-import { readByNames, type Renamed } from "../table/renames.ts";
+import { readByNames } from "../table/renames.ts";
 import {
   decodeSnapshot,
   encodeSnapshot,

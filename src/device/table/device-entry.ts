@@ -199,3 +199,14 @@ export function withLooks(
     },
   };
 }
+
+/** A device that gets another name. */
+export interface Renaming {
+  readonly from: string;
+  readonly to: string;
+}
+
+/** One that has it, since that generation. */
+export interface Renamed extends Renaming {
+  readonly below: number;
+}

@@ -22,15 +22,14 @@ import {
   type FenceEntry,
   filesOfDevice,
   filesOfEntry,
-  isSameImage,
   mapEntryPaths,
+  type Renamed,
   type SeenFile,
 } from "./device-entry.ts";
-import { isDeviceEntry } from "./entry-shape.ts";
+import { isDeviceEntry, isRenamed } from "./entry-shape.ts";
 import { type FileMark, isFileMark } from "./file-mark.ts";
 import { poolChains, unpoolChains } from "./pooled-chains.ts";
 import { type AppliedOnce, isAppliedOnce, isOperation, type Operation } from "./operation.ts";
-import { isRenamed, type Renamed, renamesTowards } from "./renames.ts";
 import { openSealed, sealJson } from "./sealed-json.ts";
 import { isSnapshotRef, type SnapshotRef, withoutUnwritten } from "./snapshot-record.ts";
 import { fromStoredPath, toStoredPath } from "./stored-path.ts";
@@ -373,18 +372,5 @@ function damaged(file: string, why: string): ImgtxError {
   return new ImgtxError("E_CORRUPT", `the device table can't be trusted: ${why}`, {
     image: file,
     hint: `\`imgtx init --restore ${shellQuote(posix.dirname(posix.dirname(file)))}\` puts back the generation before it`,
-  });
-}
-
-/**
- * Whether the way from one generation to the other moves no device, and ends with the names that there are. An undo or a redo
- * there is refused, whenever it comes to that.
- */
-export function movesNothing(from: DeviceTable, to: DeviceTable): boolean {
-  const renames = renamesTowards(from, to);
-  const names = [...from.devices, ...to.devices].map(({ name }) => name);
-  return names.every((name) => {
-    const then = renames.reduce((now, one) => (now === one.from ? one.to : now), name);
-    return then === name && isSameImage(findDevice(from, name), findDevice(to, name));
   });
 }

@@ -12,7 +12,15 @@ import {
   orNull,
   type Shape,
 } from "./data-shape.ts";
-import type { ChainEntry, DeviceEntry, FenceEntry, FrozenEntry, MirrorEntry } from "./device-entry.ts";
+import type {
+  ChainEntry,
+  DeviceEntry,
+  FenceEntry,
+  FrozenEntry,
+  MirrorEntry,
+  Renamed,
+  Renaming,
+} from "./device-entry.ts";
 
 export const isImageFormat: Shape<ImageFormat> = oneOf("qcow2", "raw");
 
@@ -83,3 +91,6 @@ export const isDeviceEntry = objectOf<DeviceEntry>({
   made: orAbsent(isText),
   provision: orAbsent(listOf(isText)),
 });
+
+export const isRenaming = objectOf<Renaming>({ from: isText, to: isText });
+export const isRenamed = objectOf<Renamed>({ from: isText, to: isText, below: isCount });

@@ -9,24 +9,10 @@
 // - The table's own words (its devices, what its snapshots keep no more, which records are the later ones) always have the
 //   names of now.
 
-import { isCount, isText, objectOf } from "./data-shape.ts";
-import type { DeviceTable } from "./device-table.ts";
+import { isSameImage, type Renamed, type Renaming } from "./device-entry.ts";
+import { type DeviceTable, findDevice } from "./device-table.ts";
 import type { GivenUp } from "./seals.ts";
 import type { Snapshot, SnapshotRef } from "./snapshot-record.ts";
-
-/** A device that gets another name. */
-export interface Renaming {
-  readonly from: string;
-  readonly to: string;
-}
-
-/** One that has it, since that generation. */
-export interface Renamed extends Renaming {
-  readonly below: number;
-}
-
-export const isRenaming = objectOf<Renaming>({ from: isText, to: isText });
-export const isRenamed = objectOf<Renamed>({ from: isText, to: isText, below: isCount });
 
 /** The name that a device has after these. */
 export function renamed(name: string, renames: readonly Renaming[]): string {
@@ -124,4 +110,16 @@ export function renamesTowards(
       .map(({ from, to }) => ({ from: to, to: from })),
     ...wanted.slice(common).map(({ from, to }) => ({ from, to })),
   ];
+}
+
+/**
+ * Whether the way from one generation to the other moves no device, and ends with the names that there are. An undo or a redo
+ * there is refused, whenever it comes to that.
+ */
+export function movesNothing(from: DeviceTable, to: DeviceTable): boolean {
+  const renames = renamesTowards(from, to);
+  const names = [...from.devices, ...to.devices].map(({ name }) => name);
+  return names.every(
+    (name) => renamed(name, renames) === name && isSameImage(findDevice(from, name), findDevice(to, name)),
+  );
 }

@@ -6,7 +6,8 @@
 // - Loaded at the first call that needs it. Its calls run on Node's thread pool, each with a context of its own.
 // - It writes into memory of the size that it was told, whatever the stream holds.
 
-import { loadForeign, type NativeFunction, type NativePointer } from "./foreign.ts";
+import { loadForeign } from "./foreign.ts";
+import type { NativeFunction, NativePointer } from "./foreign-library.ts";
 import { callInPool } from "./native-pool.ts";
 
 export interface DeflateUnpacker {

@@ -7,7 +7,7 @@
 //   and timers get their turn between two of them.
 
 import { createRequire } from "node:module";
-import type { Foreign, NativeFunction, NativeResult, NativeValue } from "./foreign.ts";
+import type { Foreign, NativeFunction, NativeResult, NativeValue } from "./foreign-library.ts";
 
 type BunFunction = (...values: Exclude<NativeValue, string>[]) => number | bigint | null;
 

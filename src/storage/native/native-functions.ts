@@ -3,7 +3,8 @@
 // Invariant: they are bound at the first call that needs one. Where they can't be, files can be read, and every lock is
 // refused with the way to mend it; nothing that needs a lock goes on without.
 
-import { loadForeign, type NativeFunction, type NativeResult, type NativeValue } from "./foreign.ts";
+import { loadForeign } from "./foreign.ts";
+import type { NativeFunction, NativeResult, NativeValue } from "./foreign-library.ts";
 import { nameErrno } from "../system-error.ts";
 
 /** Of <errno.h>, the same on every supported architecture: node:os would have them, and takes time to load. */

@@ -4,7 +4,7 @@
 // - What a call reads and writes is kept from the garbage collector until it has ended: koffi does not keep it.
 // - No more calls at once than koffi has memory ready for: else they take 2.6 times the processor time.
 
-import type { NativeFunction, NativeResult, NativeValue } from "./foreign.ts";
+import type { NativeFunction, NativeResult, NativeValue } from "./foreign-library.ts";
 
 const inUse = new Set<readonly NativeValue[]>();
 /** Beyond what koffi keeps memory ready for, each call would get its own from the system: twice the time. */

@@ -9,7 +9,8 @@
 import { closeSync, constants, openSync, readdirSync, readlinkSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { kindOfType } from "../kernel/file-system.ts";
-import { loadForeign, type NativeFunction } from "./foreign.ts";
+import { loadForeign } from "./foreign.ts";
+import type { NativeFunction } from "./foreign-library.ts";
 import { folderOf, formatDeviceNumber } from "../kernel/sysfs.ts";
 import { quietly } from "../quietly.ts";
 

@@ -7,7 +7,7 @@
 // - Calls that may take long (copying, cloning) run on a thread of koffi's; all others on the main thread.
 
 import { getAttribute, setAttribute } from "./file-attributes.ts";
-import type { NativeFunction } from "./foreign.ts";
+import type { NativeFunction } from "./foreign-library.ts";
 import {
   attempt,
   bindNative,

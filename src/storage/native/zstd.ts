@@ -9,7 +9,8 @@
 
 import { createRequire } from "node:module";
 import { ImgtxError } from "../../errors/index.ts";
-import { loadForeign, type NativeFunction, type NativePointer } from "./foreign.ts";
+import { loadForeign } from "./foreign.ts";
+import type { NativeFunction, NativePointer } from "./foreign-library.ts";
 import { callInPool } from "./native-pool.ts";
 
 export interface ZstdCodec {

@@ -29,7 +29,6 @@ import type { FileStat, StorageFile } from "../../storage/index.ts";
 
 import { type PlannedReport, type PlanRecord, volumesFilled, type WatchedImage } from "../journal/index.ts";
 import type { Note } from "../notes/notes.ts";
-import type { ImageChange } from "./redo.ts";
 
 type Storage = Workspace["storage"];
 
@@ -54,7 +53,7 @@ export async function assertMayBeDevice(
 
 /** What a plan does to images that are there, and the files that it makes. */
 interface Touched {
-  readonly redo: readonly Pick<ImageChange, "link" | "makesImage">[];
+  readonly redo: readonly { readonly link: ChainLink; readonly makesImage?: boolean }[];
   readonly removes: readonly string[];
   readonly watched: readonly Pick<WatchedImage, "image" | "fingerprint">[];
   readonly made: readonly string[];
