@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, symlinkSync } from "node:fs";
 import path from "node:path";
 import { expect, onTestFinished } from "vitest";
 import { rmSync } from "node:fs";
-import { runCli, type Result } from "../helpers/cli/harness.ts";
+import { type Commands, commandsIn } from "../helpers/cli/commands-in.ts";
 import { attachLoop, detachLoop } from "../helpers/loop-device.ts";
 import { command } from "../helpers/loop-disk.ts";
 import { oracle } from "../helpers/oracles.ts";
@@ -13,12 +13,9 @@ import { makeFolder } from "../helpers/temporary-folder.ts";
 const loops = oracle("root", "loops", "qemu-img", "qemu-io");
 const SIZE_BYTES = 8 * 2 ** 20;
 
-interface Bench {
+interface Bench extends Commands {
   readonly root: string;
   readonly device: string;
-  readonly run: (line: string) => Promise<Result>;
-  /** The same, which must succeed. */
-  readonly must: (line: string) => Promise<Result>;
 }
 
 /** A workspace, and a qcow2 image on a device with 7s in its second MiB. */
@@ -27,12 +24,7 @@ async function makeBench(): Promise<Bench> {
   const device = attachLoop(`${root}/volume`, SIZE_BYTES);
   command("qemu-img", "create", "-q", "-f", "qcow2", device, "16M");
   command("qemu-io", "-c", "write -P 7 1M 1M", device);
-  const run = async (line: string): Promise<Result> => await runCli(line.split(" "), { cwd: root });
-  const must = async (line: string): Promise<Result> => {
-    const result = await run(line);
-    expect(result, line).toMatchObject({ status: 0 });
-    return result;
-  };
+  const { run, must } = commandsIn(root);
   await must("init");
   return { root, device, run, must };
 }

@@ -1,7 +1,7 @@
 // Block devices in transactions of several commands: between two of them nothing keeps a guest from a device.
 
 import { expect } from "vitest";
-import { runCli, type Result } from "../helpers/cli/harness.ts";
+import { type Commands, commandsIn } from "../helpers/cli/commands-in.ts";
 import { attachLoop } from "../helpers/loop-device.ts";
 import { command } from "../helpers/loop-disk.ts";
 import { oracle } from "../helpers/oracles.ts";
@@ -10,15 +10,12 @@ import { makeFolder } from "../helpers/temporary-folder.ts";
 const loops = oracle("root", "loops", "qemu-img", "qemu-io");
 const SIZE_BYTES = 8 * 2 ** 20;
 
-interface Bench {
+interface Bench extends Commands {
   readonly root: string;
   /** With 7s in its second MiB, and the device vda. */
   readonly image: string;
   /** A volume of zeros. */
   readonly target: string;
-  readonly run: (line: string) => Promise<Result>;
-  /** The same, which must succeed. */
-  readonly must: (line: string) => Promise<Result>;
 }
 
 async function makeBench(): Promise<Bench> {
@@ -29,12 +26,7 @@ async function makeBench(): Promise<Bench> {
   ];
   command("qemu-img", "create", "-q", "-f", "qcow2", image, "16M");
   command("qemu-io", "-c", "write -P 7 1M 1M", image);
-  const run = async (line: string): Promise<Result> => await runCli(line.split(" "), { cwd: root });
-  const must = async (line: string): Promise<Result> => {
-    const result = await run(line);
-    expect([result.stderr, result.status], line).toEqual([expect.anything(), 0]);
-    return result;
-  };
+  const { run, must } = commandsIn(root);
   await must(`device add vda ${image} --allow-devices`);
   return { root, image, target, run, must };
 }

@@ -4,7 +4,8 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { runCli, type Result } from "../helpers/cli/harness.ts";
+import { type Commands, commandsIn } from "../helpers/cli/commands-in.ts";
+import { runCli } from "../helpers/cli/harness.ts";
 import { attachLoop } from "../helpers/loop-device.ts";
 import { command } from "../helpers/loop-disk.ts";
 import { exampleOf } from "../helpers/man-examples.ts";
@@ -15,15 +16,12 @@ import { makeFolder } from "../helpers/temporary-folder.ts";
 const loops = oracle("root", "loops", "qemu-img", "qemu-io");
 const SIZE_BYTES = 8 * 2 ** 20;
 
-interface Bench {
+interface Bench extends Commands {
   readonly root: string;
   /** Where the nodes of the volumes are. */
   readonly group: string;
   readonly volumes: string;
   readonly provisioner: string;
-  readonly run: (...words: string[]) => Promise<Result>;
-  /** The same, which must succeed. */
-  readonly must: (...words: string[]) => Promise<Result>;
 }
 
 /** A workspace with a qcow2 image on a volume, that has 7s in its second MiB. */
@@ -41,12 +39,7 @@ async function makeBench(): Promise<Bench> {
   command("qemu-io", "-c", "write -P 7 1M 1M", `${group}/disk`);
   const provisioner = `${root}/imgtx-loops`;
   writeScript(provisioner, exampleOf("imgtx-block-devices.7", "Loop devices"));
-  const run = async (...words: string[]): Promise<Result> => await runCli(words, { cwd: root });
-  const must = async (...words: string[]): Promise<Result> => {
-    const result = await run(...words);
-    expect(result).toMatchObject({ status: 0 });
-    return result;
-  };
+  const { run, must } = commandsIn(root);
   await must(
     "device",
     "add",
