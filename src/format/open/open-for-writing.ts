@@ -10,9 +10,9 @@
 import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { hostOffset } from "../../units/index.ts";
-import type { ImageFormat } from "../image-format.ts";
 import type { WritableImage } from "../image.ts";
-import { type GateOptions, OPENING_PASSED, openingNamed } from "../chain/open-gate.ts";
+import { OPENING_PASSED, openingNamed } from "../chain/open-gate.ts";
+import type { ChainOptions } from "../chain/backing-chain.ts";
 import { openImage, type OpenedImage } from "./open-image.ts";
 import { isHalfChanged } from "./half-changed.ts";
 import { isFencedHead } from "../qcow2/codec/fence.ts";
@@ -31,12 +31,7 @@ import { Qcow2Writer } from "../qcow2/write/qcow2-writer.ts";
 import { WriterLayer } from "../qcow2/write/writer-layer.ts";
 import { type WriterFiles, WriterState } from "../qcow2/write/writer-state.ts";
 
-export interface WritingOptions {
-  /** Of the image. Undefined: recognised by its magic; never guessed as raw. */
-  readonly format: ImageFormat | undefined;
-  readonly gate: GateOptions;
-  /** False: the image alone; what it does not have itself reads as zeros. Default: true. */
-  readonly backing?: boolean;
+export interface WritingOptions extends Pick<ChainOptions, "format" | "gate" | "backing"> {
   /** The image's file where the caller has it open for writing already, and goes on to own it. */
   readonly file?: StorageFile | undefined;
   /** The same of its external data file. */

@@ -7,27 +7,16 @@
 
 import { elseClosed } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
-import { type Chain, type ChainLink, openChain } from "../chain/backing-chain.ts";
+import { type Chain, type ChainLink, type ChainOptions, openChain } from "../chain/backing-chain.ts";
 import { ComposedImage } from "../read/composed-image.ts";
 import type { Image } from "../image.ts";
-import type { ImageFormat } from "../image-format.ts";
 import type { LayerReader } from "../read/layer-reader.ts";
-import type { GateOptions } from "../chain/open-gate.ts";
 import { Qcow2Layer } from "../qcow2/read/qcow2-layer.ts";
 import type { L1Table } from "../chain/chain-link.ts";
 import { findSnapshotTable, type SnapshotChoice } from "../qcow2/read/qcow2-snapshots.ts";
 import { RawLayer } from "../raw/raw-layer.ts";
 
-export interface ImageOptions {
-  /** Of the image itself. Undefined: recognised by its magic; never guessed as raw. */
-  readonly format: ImageFormat | undefined;
-  readonly gate: GateOptions;
-  /** False: the image alone. What it does not have itself is unallocated. Default: true. */
-  readonly backing?: boolean;
-  /** Where the external data file is, while it is not at the name that the image stores. */
-  readonly dataFileAt?: string | undefined;
-  /** As of a chain. */
-  readonly mayLackRefcounts?: boolean | undefined;
+export interface ImageOptions extends ChainOptions {
   /** Id or name of an internal snapshot, whose guest data is read instead of the present. */
   readonly snapshot?: SnapshotChoice | undefined;
 }
@@ -47,18 +36,12 @@ const TABLE_BYTES_MIN = 256 * 1024;
  * Errors are those of openChain; E_NOT_FOUND for a snapshot that there is not, E_UNSUPPORTED for one of raw.
  */
 export async function openImage(storage: Storage, path: string, options: ImageOptions): Promise<OpenedImage> {
-  const { format, gate, backing = true, dataFileAt, mayLackRefcounts } = options;
-  return await elseClosed(
-    await openChain(storage, path, { format, gate, backing, dataFileAt, mayLackRefcounts }),
-    async (chain) => {
-      const [top] = chain.links;
-      const l1Table =
-        options.snapshot === undefined || top === undefined
-          ? undefined
-          : await findSnapshotTable(top, options.snapshot);
-      return imageOf(chain, l1Table);
-    },
-  );
+  const { snapshot } = options;
+  return await elseClosed(await openChain(storage, path, options), async (chain) => {
+    const [top] = chain.links;
+    const l1Table = snapshot === undefined || !top ? undefined : await findSnapshotTable(top, snapshot);
+    return imageOf(chain, l1Table);
+  });
 }
 
 /** The guest data of a chain that is open. Closing the image closes the chain. */
