@@ -5,7 +5,7 @@
 // could tell from one being made.
 
 import { posix } from "node:path";
-import { unlessItFails } from "../errors/index.ts";
+import { unlessItFails, whileOpen } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { inTheWay } from "./workspace/in-the-way.ts";
 import { assertFolders } from "./workspace/lost-parts.ts";
@@ -35,7 +35,7 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
     await makeFolderUnlessThere(storage, folder);
   }
   const lock = await lockAsItIs(workspace, { waitMs: 10_000, onWait: () => undefined });
-  try {
+  return await whileOpen(lock, async () => {
     if (await storage.stat(paths.table)) return false;
     // Before the table has its name: whoever finds the table takes all of the workspace for made.
     await storage.flushFolder(paths.own, "folders in .imgtx");
@@ -48,9 +48,7 @@ export async function makeWorkspace(workspace: Workspace, committed: string): Pr
       name: "names in .imgtx",
     });
     return true;
-  } finally {
-    await lock.close();
-  }
+  });
 }
 
 /** The folder of files that snapshots keep beside disks, durably: before a journal names a file in it. */

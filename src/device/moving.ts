@@ -9,7 +9,7 @@
 //   beginning, and what was cut off after it is ended by the next command in either folder.
 // - The caller holds the lock of the old workspace, in which nothing is open.
 
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, whileOpen } from "../errors/index.ts";
 import { shellQuote } from "../format/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { findForeignFile, removeViews } from "./view/view.ts";
@@ -73,14 +73,11 @@ export async function moveWorkspace(from: Workspace, to: Workspace): Promise<voi
   const { storage, root } = to;
   const { own } = pathsOf(to);
   await makeFolderLike(from, pathsOf(from).own, own);
-  const lock = await lockAsItIs(to, PATIENT);
-  try {
+  await whileOpen(await lockAsItIs(to, PATIENT), async () => {
     await writeAnew(from, to);
     await storage.flushFolder(root, "folder of a workspace that is to come");
     await endMove(from, to);
-  } finally {
-    await lock.close();
-  }
+  });
 }
 
 /** Both locks are held for moments only. */
@@ -164,8 +161,7 @@ function seenFrom(to: Workspace, from: Workspace, { part, name, path, bytes }: P
 }
 
 async function writePart(storage: Storage, path: string, mode: number, bytes: Uint8Array): Promise<void> {
-  const file = await storage.createFile(path, mode);
-  try {
+  await whileOpen(await storage.createFile(path, mode), async (file) => {
     const made = await file.stat();
     if (made.mode !== mode) await file.setAccess({ ...made, mode });
     await file.write(bytes, 0);
@@ -174,9 +170,7 @@ async function writePart(storage: Storage, path: string, mode: number, bytes: Ui
     await file.read(back, 0);
     if (Buffer.compare(back, bytes) !== 0)
       throw new ImgtxError("E_IO", "it reads back as something else", { image: path });
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 /**

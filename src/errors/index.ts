@@ -191,5 +191,5 @@ export async function unlessItFails<T>(
   }
 }
 
-export { elseClosed } from "./else-closed.ts";
+export { elseClosed, whileOpen } from "./closing.ts";
 export { settleAll } from "./settle-all.ts";

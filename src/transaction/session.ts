@@ -11,7 +11,7 @@ import {
   withDevices,
   workspaceAt,
 } from "../device/index.ts";
-import { ImgtxError } from "../errors/index.ts";
+import { ImgtxError, whileOpen } from "../errors/index.ts";
 import type { Storage } from "../storage/index.ts";
 import { hasNoSavepoint, type Purpose, TO_ABORT, TO_COMMIT, toUseSavepoint } from "./choose.ts";
 import { commitJournal, rehearseCommit } from "./commit/commit.ts";
@@ -356,12 +356,7 @@ async function withJournal<T>(
   wait: LockWait,
   use: (journal: Journal) => Promise<T>,
 ): Promise<T> {
-  const journal = await requireJournal(workspace, id, purpose, wait);
-  try {
-    return await use(journal);
-  } finally {
-    await journal.close();
-  }
+  return await whileOpen(await requireJournal(workspace, id, purpose, wait), use);
 }
 
 async function describeOpen(

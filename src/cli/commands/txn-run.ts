@@ -1,6 +1,6 @@
 // imgtx txn run FILE|-: batches of lines here, those of QMP in batch/qmp/.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import type { Outcome } from "../../transaction/index.ts";
 import type { BatchLine } from "../batch/lines.ts";
@@ -77,16 +77,13 @@ async function readText({ input, context }: Invocation): Promise<string> {
     if (Buffer.byteLength(text) > LARGEST_BYTES) throw tooLarge();
     return text;
   }
-  const file = await openBatch(context, input.path("FILE"));
-  try {
+  return await whileOpen(await openBatch(context, input.path("FILE")), async (file) => {
     const { sizeBytes } = await file.stat();
     if (sizeBytes > LARGEST_BYTES) throw tooLarge().with({ image: file.path });
     const bytes = new Uint8Array(sizeBytes);
     const length = await file.read(bytes, 0);
     return new TextDecoder().decode(bytes.subarray(0, length));
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 /** A pipe, as a shell's `<(…)` is one, is read from stdin alone: opening it by name could wait for good. */

@@ -1,7 +1,7 @@
 // `--domain NAME|FILE`: a libvirt domain, by its name, from a file of its XML, or from stdin. Loaded by commands that were
 // given one.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { absoluteFilePath } from "../grammar/path.ts";
 import type { Invocation } from "../invocation.ts";
 import { type DomainDisk, readDisks } from "./disks.ts";
@@ -24,14 +24,12 @@ function bounded(text: string, word: string): string {
 
 async function readXmlFile({ context }: Invocation, word: string): Promise<string> {
   const file = await context.storage.openFile(absoluteFilePath(context.cwd, word), "read");
-  try {
+  return await whileOpen(file, async () => {
     const { sizeBytes } = await file.stat();
     const bytes = new Uint8Array(Math.min(sizeBytes, MOST_BYTES + 1));
     const length = await file.read(bytes, 0);
     return bounded(new TextDecoder().decode(bytes.subarray(0, length)), word);
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 async function askVirsh({ context, signal }: Invocation, name: string): Promise<string> {

@@ -4,7 +4,7 @@
 // from the transaction's id. Not by a lock on the journal: the commands inside lock that one in turn, and
 // may replace it.
 
-import { elseClosed } from "../../errors/index.ts";
+import { elseClosed, whileOpen } from "../../errors/index.ts";
 import { createHash } from "node:crypto";
 import { lockFile, type StorageFile } from "../../storage/index.ts";
 import { findLiveness, type Liveness, type Worker } from "./liveness.ts";
@@ -35,12 +35,9 @@ export async function findOwner(workspace: Workspace, id: string, owner: Worker 
 }
 
 async function isLocked({ storage }: Workspace, lock: string, id: string): Promise<boolean> {
-  const file = await storage.openFile(lock, "read");
-  try {
+  return await whileOpen(await storage.openFile(lock, "read"), (file) => {
     return file.wouldConflict(ownerByte(id), "exclusive");
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 /** Bytes 1 to 2^48: after the byte that stands for the workspace. Ids are random, so two rarely meet. */

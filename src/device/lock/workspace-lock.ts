@@ -5,7 +5,7 @@
 //   keep all others out.
 // - Where locks are not seen by all, who has the lock has a claim as well: see claims.ts.
 
-import { elseClosed, ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, whileOpen } from "../../errors/index.ts";
 import { type LockWaiting, lockFile, type Storage, type StorageFile } from "../../storage/index.ts";
 import { type Claim, claimWorkspace, waitForClaim } from "./claims.ts";
 import { isLocked, keepLock, type WorkspaceLock } from "./held-locks.ts";
@@ -49,12 +49,7 @@ export async function underWorkspaceLock<T>(
   waiting: LockWaiting,
   work: () => Promise<T>,
 ): Promise<T> {
-  const lock = await lockWorkspace(workspace, waiting);
-  try {
-    return await work();
-  } finally {
-    await lock.close();
-  }
+  return await whileOpen(await lockWorkspace(workspace, waiting), work);
 }
 
 /** The same, where the caller may hold the lock already. */

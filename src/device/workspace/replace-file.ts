@@ -1,5 +1,6 @@
 // Replaces a small file so that a crash leaves the old content or the new, never a mixture.
 
+import { whileOpen } from "../../errors/index.ts";
 import { posix } from "node:path";
 import { clearTheWay } from "./in-the-way.ts";
 import type { FileStat, Storage } from "../../storage/index.ts";
@@ -40,16 +41,14 @@ export async function writeBeside(
 ): Promise<void> {
   await removeBeside(storage, path);
   const file = await storage.createFile(besideOf(path), typeof mode === "number" ? mode : mode.exact);
-  try {
+  await whileOpen(file, async () => {
     const made = await file.stat();
     if (typeof mode !== "number" && made.mode !== mode.exact)
       await file.setAccess({ ...made, mode: mode.exact });
     await file.write(content instanceof Uint8Array ? content : content(made), 0);
     // Flush before the rename: a name that is durable before its content would show a torn file.
     await file.flush(purpose);
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 /** Moves what writeBeside wrote over path, durably. */
@@ -76,8 +75,7 @@ export async function removeBeside(storage: Storage, path: string): Promise<void
 const MOST_SIZES = 3;
 
 export async function readWholeFile(storage: Storage, path: string, limitBytes: number): Promise<Uint8Array> {
-  const file = await storage.openFile(path, "read");
-  try {
+  return await whileOpen(await storage.openFile(path, "read"), async (file) => {
     let bytes = new Uint8Array();
     let count = 0;
     // A mounting may show the size of the file that had the name before, and cut the reading there: only that, by its
@@ -88,9 +86,7 @@ export async function readWholeFile(storage: Storage, path: string, limitBytes: 
       isWhole = count === Math.min((await file.stat()).sizeBytes, limitBytes);
     }
     return bytes.subarray(0, count);
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 function besideOf(path: string): string {

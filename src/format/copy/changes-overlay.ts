@@ -6,6 +6,7 @@
 //   by then. So the copying may be cut off and begun again.
 // - Nothing is flushed while the overlay is written: the caller does, before anything refers to it.
 
+import { whileOpen } from "../../errors/index.ts";
 import { endOf, type GuestRange } from "../../units/index.ts";
 import { posix } from "node:path";
 import type { Storage, StorageFile } from "../../storage/index.ts";
@@ -51,7 +52,7 @@ export async function writeChangesOverlay(
   });
   await writeImage({ file }, plan);
   const overlay = await openForWriting(storage, path, { format: "qcow2", gate, file, isOrdered: false });
-  try {
+  await whileOpen(overlay, async () => {
     await copyTelling(new MaskedImage(source, ranges), overlay, onProgress, {
       ...COPY_OF_CHANGES,
       signal,
@@ -59,9 +60,7 @@ export async function writeChangesOverlay(
       clusterBytes: CHANGE_UNIT_BYTES,
       backingBytes: virtualSizeBytes,
     });
-  } finally {
-    await overlay.close();
-  }
+  });
 }
 
 /** Beside it by its name alone, so that both can be found in another place. */

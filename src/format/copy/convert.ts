@@ -7,7 +7,7 @@
 //   filled in place, which is made for good.
 
 import { posix } from "node:path";
-import { elseClosed, ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, whileOpen } from "../../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";
 import type { ChainLink } from "../chain/chain-link.ts";
 import { identityOf } from "../fingerprint.ts";
@@ -116,15 +116,13 @@ export async function fillImage(
     // Nobody can know of the image before it is whole, but who goes on with a copy that was cut off.
     isOrdered: copy.checkpoint !== undefined,
   });
-  try {
+  await whileOpen(image, async () => {
     const clusterBytes = plan.format === "raw" ? undefined : 2 ** plan.choices.clusterBits;
     // A raw image on a block device is what its last user left there.
     const isNewFile = plan.format !== "raw" || (await file.stat()).kind !== "device";
     const targetIsZero = copy.backingBytes === undefined && isNewFile;
     await copyImages(sources, image, { ...copy, clusterBytes, targetIsZero });
-  } finally {
-    await image.close();
-  }
+  });
 }
 
 export interface ExistingTarget {
@@ -223,8 +221,7 @@ export async function fillUnfinished(
   { gate, isFresh, throttle, startBytes = 0, onProgress, progress }: HowToFill,
 ): Promise<void> {
   const { virtualSizeBytes } = source;
-  const target = await openUnfinished(storage, file, { format, virtualSizeBytes, gate });
-  try {
+  await whileOpen(await openUnfinished(storage, file, { format, virtualSizeBytes, gate }), async (target) => {
     await copyTelling(source, target, onProgress, {
       ...COPY_OF_CHANGES,
       ...(await partFor(source, target)),
@@ -241,9 +238,7 @@ export async function fillUnfinished(
       },
     });
     await target.flush("filled");
-  } finally {
-    await target.close();
-  }
+  });
 }
 
 /** Ends it, durably: from then on it is what its format says. */

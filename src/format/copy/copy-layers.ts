@@ -6,7 +6,7 @@
 //   its start or from any offset up to which all was durable.
 // - The caller holds the locks of both, and keeps others from the image, by a fence where there is a place for one.
 
-import { elseClosed, ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, whileOpen } from "../../errors/index.ts";
 import { mayShareBlocks, type Storage } from "../../storage/index.ts";
 import { type Chain, openChain } from "../chain/backing-chain.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
@@ -57,8 +57,7 @@ export async function copyLayers(
 ): Promise<void> {
   const { source, ownLayers } = await openLayers(above, { from, into }, gate);
   try {
-    const target = await openTarget(storage, into, gate);
-    try {
+    await whileOpen(await openTarget(storage, into, gate), async (target) => {
       assertRoom(target, source);
       const shares = await mayShare(source, target, ownLayers);
       await copyTelling(source, target, onProgress, {
@@ -81,9 +80,7 @@ export async function copyLayers(
         },
       });
       await target.flush("copied layers");
-    } finally {
-      await target.close();
-    }
+    });
   } finally {
     await source.close();
   }

@@ -3,6 +3,7 @@
 // Invariant: nothing is written, and no more is read than the refcount table and its blocks; of the image's end the last
 // block alone that counts anything.
 
+import { whileOpen } from "../../errors/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import { clusterIndex, offsetBy, startOf } from "../../units/index.ts";
 import { MetadataMap } from "../qcow2/write/metadata-map.ts";
@@ -36,14 +37,11 @@ async function withRefcounts<T>(
   path: string,
   use: (refcounts: Refcounts, size: { clusterSizeBytes: number; sizeBytes: number }) => Promise<T>,
 ): Promise<T> {
-  const file = await storage.openFile(path, "read", { mayBeDevice: true });
-  try {
+  return await whileOpen(await storage.openFile(path, "read", { mayBeDevice: true }), async (file) => {
     const header = await readOwnHeader(file, path);
     const metadata = new MetadataMap(path, header.clusterSizeBytes);
     const { sizeBytes } = await file.stat();
     const refcounts = await Refcounts.open({ path, file, header, metadata, isOrdered: false }, sizeBytes);
     return await use(refcounts, { clusterSizeBytes: header.clusterSizeBytes, sizeBytes });
-  } finally {
-    await file.close();
-  }
+  });
 }

@@ -8,7 +8,7 @@
 // - What seal returned is durable, and a place to go back to: resume takes a log up there, and cuts off what came after it.
 
 import { posix } from "node:path";
-import { elseClosed, ImgtxError, settleAll } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, settleAll, whileOpen } from "../../errors/index.ts";
 import type { FileStat, FileSystemTraits, Holder, Host, Space } from "../../storage/index.ts";
 import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import { RedoLog } from "./redo-log.ts";
@@ -50,8 +50,7 @@ export class StagedStorage implements Storage {
   async stage(path: string, { transaction, log: name, guardedBy, folder }: StagingOptions): Promise<string> {
     const real = await this.#below.realPath(path);
     const logPath = posix.join(folder ?? posix.dirname(real), name);
-    const file = await this.#below.openFile(real, "read", AS_IMAGE);
-    try {
+    return await whileOpen(await this.#below.openFile(real, "read", AS_IMAGE), async (file) => {
       const stat = await file.stat();
       this.#requireNew(stat, path);
       const image = stat.kind === "device" ? path : real;
@@ -64,9 +63,7 @@ export class StagedStorage implements Storage {
       });
       this.#images.set(keyOf(stat), new StagedImage(log, isFixed(stat)));
       return log.path;
-    } finally {
-      await file.close();
-    }
+    });
   }
 
   /** Takes up a log that seal made durable, for the image at path. The errors are those of RedoLog.open. */
@@ -105,14 +102,11 @@ export class StagedStorage implements Storage {
 
   /** Has these bytes of a staged image written when its log is applied, be they changed or not: where a fence lies. */
   async include(path: string, start: number, lengthBytes: number): Promise<void> {
-    const file = await this.#open(path, "read", AS_IMAGE);
-    try {
+    await whileOpen(await this.#open(path, "read", AS_IMAGE), async (file) => {
       const image = this.#images.get(keyOf(await file.stat()));
       if (image === undefined) throw new ImgtxError("E_INTERNAL", "the image is not staged", { image: path });
       await image.include(file, { start, lengthBytes });
-    } finally {
-      await file.close();
-    }
+    });
   }
 
   /** Makes all logs durable, and tells what a journal needs of them. */

@@ -1,7 +1,7 @@
 // repair: refcounts of the active layers of devices are set right, and what depends on them, as `qemu-img check -r` does.
 // What is changed is told first, and counts from the commit.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   changesSomething,
   type ChainLink,
@@ -64,12 +64,7 @@ export const repairUndo: Action<RepairUndoRequest> = {
     return await planInPlace(kind, [device], context, async (top) => {
       const { storage } = context;
       const withFile = async (use: (kept: ChainLink["file"]) => Promise<void>): Promise<void> => {
-        const kept = await storage.openFile(path, "read");
-        try {
-          await use(kept);
-        } finally {
-          await kept.close();
-        }
+        await whileOpen(await storage.openFile(path, "read"), use);
       };
       await withFile(async (kept) => await judgeUndo(requireQcow2(top), kept));
       return {

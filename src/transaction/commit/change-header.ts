@@ -9,6 +9,7 @@
 //   open to guests, on either backing image the same to them.
 // - A log without its record is nobody's yet: it is begun anew.
 
+import { whileOpen } from "../../errors/index.ts";
 import type { Workspace } from "../../device/index.ts";
 import {
   addSnapshot,
@@ -125,14 +126,11 @@ export async function mendTornFences(
     try {
       if (!mayBeSameFile(expected, await file.stat()) || (await findStanding(file, fence)) !== "torn")
         continue;
-      const open = await storage.openFile(image, "write", AS_IMAGE);
-      try {
+      await whileOpen(await storage.openFile(image, "write", AS_IMAGE), async (open) => {
         await lockWriter(storage, open, waiting);
         await writeStanding(open, fence, (await isFileFenced(open)) ? "up" : "down");
         await open.flush(LIFTED);
-      } finally {
-        await open.close();
-      }
+      });
     } finally {
       await file.close();
     }
@@ -151,27 +149,21 @@ async function stageChange(storage: Storage, transaction: string, copy: Copy): P
   const log = lateLogOf(copy);
   if (log === undefined) throw new Error("only what is changed at the end has a log of it");
   await removeRedoLog(storage, log);
-  const staged = new StagedStorage(storage);
-  try {
+  return await whileOpen(new StagedStorage(storage), async (staged) => {
     const file = await storage.openFile(into, "read", AS_IMAGE);
     const isFenced = await isFileFenced(file);
     await file.close();
     // Version 2 has no place for a fence.
     const guardedBy = isFenced ? "fence" : "digests";
     await staged.stage(into, { transaction, ...namesOf({ log }), guardedBy });
-    const image = await staged.openFile(into, "write", AS_IMAGE);
-    try {
+    await whileOpen(await staged.openFile(into, "write", AS_IMAGE), async (image) => {
       if (isFenced) await liftFileFence(image, "fence in the log");
       if (up) await changeBacking(image, up.onto ?? undefined);
       if (late?.backing) await changeBacking(image, late.backing);
       if (late?.snapshot) await addSnapshot(image, late.snapshot);
-    } finally {
-      await image.close();
-    }
+    });
     const [sealed] = await staged.seal();
     if (!sealed) throw new Error("a log that was written is sealed");
     return { ...sealed, image: into, log, guardedBy, isFenced, modifiedNs: null };
-  } finally {
-    await staged.close();
-  }
+  });
 }

@@ -23,7 +23,7 @@
 // - What the transaction made for it goes when the table has moved, durably, and before the journal that knows its name.
 
 import type { DeviceTable, Workspace } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   beforeItsName,
   copyLayers,
@@ -302,12 +302,9 @@ async function copyInto(
     return;
   }
   if (!isFenced) return;
-  const fenced = await storage.openFile(into, "write", AS_IMAGE);
-  try {
+  await whileOpen(await storage.openFile(into, "write", AS_IMAGE), async (fenced) => {
     await liftCopied(fenced, into, journal.state);
-  } finally {
-    await fenced.close();
-  }
+  });
 }
 
 /** The layers as the transaction would leave them, but for one that it empties. Those that go are not changed any more. */
@@ -317,15 +314,12 @@ async function copyContent(
   copy: Copy,
   { layers, how }: { readonly layers: LayersToCopy; readonly how: HowToCopyLayers },
 ): Promise<void> {
-  const sources = await openSources(storage, state, copy);
-  try {
+  await whileOpen(await openSources(storage, state, copy), async (sources) => {
     const from = { ...how, above: sources, goes: filesRemoved(state).has(copy.from) };
     if (isUp(copy)) {
       await copyUp(openedBy(copy, storage, sources), copyUpOf(copy, layers.into.isFenced), from);
     } else await copyLayers(storage, layers, from);
-  } finally {
-    await sources.close();
-  }
+  });
 }
 
 /** What can't be kept costs the time to copy it again after a crash, and nothing else: so the copy goes on. */

@@ -2,7 +2,7 @@
 
 import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   type GateOptions,
   measureImageRoom,
@@ -100,24 +100,19 @@ class Room {
     const taken = (this.#taken.get(image) ?? 0) + lengthBytes;
     // Redo logs come first.
     const staged = await openStaged(this.#storage, this.#state, "read", { only: new Set([image]) });
-    try {
+    await whileOpen(staged, async () => {
       const free = await measureImageRoom(staged, image);
       if (free < taken)
         throw isTooSmall(image, { taken, free, sizeBytes: await sizeOf(this.#storage, image) });
       this.#taken.set(image, taken);
-    } finally {
-      await staged.close();
-    }
+    });
   }
 }
 
 async function sizeOf(storage: Storage, image: string): Promise<number> {
-  const file = await storage.openFile(image, "read", AS_IMAGE);
-  try {
+  return await whileOpen(await storage.openFile(image, "read", AS_IMAGE), async (file) => {
     return (await file.stat()).sizeBytes;
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 function isTooSmall(
@@ -142,15 +137,12 @@ async function reserveForMerge(
   { gate, taken, room }: ReserveIn,
 ): Promise<number> {
   const { from, into: path, format } = copy;
-  const above = await openSources(storage, state, copy);
-  try {
+  return await whileOpen(await openSources(storage, state, copy), async (above) => {
     const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
     const isMade = filesMade(state).has(from);
     if (space) taken.push(await reserveFor(storage, { from, into: path, isMade }, space, room));
     return space?.lengthBytes ?? 0;
-  } finally {
-    await above.close();
-  }
+  });
 }
 
 async function reserveForSnapshot(
@@ -158,13 +150,10 @@ async function reserveForSnapshot(
   image: string,
   { copiedBytes, room }: { readonly copiedBytes: number; readonly room: Room },
 ): Promise<Reservation> {
-  const file = await storage.openFile(image, "read", AS_IMAGE);
-  try {
+  return await whileOpen(await storage.openFile(image, "read", AS_IMAGE), async (file) => {
     const lengthBytes = await measureNewSnapshot(file, copiedBytes);
     return await room.reserve({ folder: posix.dirname(image), file: image, lengthBytes });
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 /** Where the bound is too high for the disk, both chains are read to know better. */

@@ -18,7 +18,7 @@
 // No locks are taken for what is fenced: that can be open only in readers of imgtx's own, which have read its header.
 
 import { readTable, type Workspace } from "../../device/index.ts";
-import { settleAll } from "../../errors/index.ts";
+import { settleAll, whileOpen } from "../../errors/index.ts";
 import {
   describeContentChanges,
   digestHead,
@@ -158,14 +158,11 @@ async function planFences(
 
 /** The fence that stays, over the header as the transaction's redo logs leave it. */
 async function planKept(staged: StagedStorage, image: string, owner: string): Promise<CommitFence["kept"]> {
-  const file = await staged.openFile(image, "read", AS_IMAGE);
-  try {
+  return await whileOpen(await staged.openFile(image, "read", AS_IMAGE), async (file) => {
     const fence = await planFileFence(file, owner);
     if (!fence) throw new Error("an image that is to be fenced has no fence");
     return { ...storeFence(fence), unfencedSha256: await digestHead(file) };
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 async function lookAtKept(

@@ -16,7 +16,7 @@ import {
   gateOf,
   trustedBy,
 } from "../../device/index.ts";
-import { elseClosed, ImgtxError, unlessItFails } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, unlessItFails, whileOpen } from "../../errors/index.ts";
 import { type Chain, openChain } from "../../format/index.ts";
 import { sayCutOff } from "../actions/plan/lost-device.ts";
 import { isPending, measureBehind } from "../actions/plan/mirror-scope.ts";
@@ -335,8 +335,7 @@ interface Top extends Pick<DeviceDescription, "virtualSizeBytes" | "chain" | "fe
 }
 
 async function lookAtTop(scene: Scene, entry: DeviceEntry, currentFolder: string): Promise<Top> {
-  const chain = await openCanonical(scene, entry, entry, currentFolder);
-  try {
+  return await whileOpen(await openCanonical(scene, entry, entry, currentFolder), async (chain) => {
     return {
       cutOff: await sayCutOff(chain, entry.chain),
       virtualSizeBytes: chain.links[0]?.virtualSizeBytes ?? null,
@@ -350,9 +349,7 @@ async function lookAtTop(scene: Scene, entry: DeviceEntry, currentFolder: string
       fences: chain.links.flatMap(({ path, header }) => (header?.isFenced === true ? [path] : [])),
       standing: await lookAtMirror(scene, entry, { present: chain, currentFolder }),
     };
-  } finally {
-    await chain.close();
-  }
+  });
 }
 
 /** Undefined for a device that has none. */

@@ -1,7 +1,7 @@
 // The internal snapshots of devices, for results. Reads only, and takes no lock.
 
 import { canonicalPath, gateOf, readTable, requireDevice, trustedBy } from "../../device/index.ts";
-import { withPlace } from "../../errors/index.ts";
+import { withPlace, whileOpen } from "../../errors/index.ts";
 import { openChain, readSnapshotTable, type SnapshotEntry } from "../../format/index.ts";
 import type { Session } from "../requests/request.ts";
 
@@ -27,13 +27,10 @@ export async function listInternalSnapshots(
     await withPlace({ device }, async () => {
       const path = await canonicalPath(storage, image);
       const gate = gateOf(workspace, { allowPaths, device, currentFolder });
-      const chain = await openChain(storage, path, { format, gate, backing: false });
-      try {
+      await whileOpen(await openChain(storage, path, { format, gate, backing: false }), async (chain) => {
         const [top] = chain.links;
         listed.push({ device, image, snapshots: top ? (await readSnapshotTable(top)).entries : [] });
-      } finally {
-        await chain.close();
-      }
+      });
     });
   }
   return listed;

@@ -1,7 +1,7 @@
 // What only reading all metadata tells: clusters that are used and not counted, lost ones, and what a file lacks. Done where
 // that was asked for.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { checkQcow2, describeCutOff, shellQuote } from "../../format/index.ts";
 import { formatBytes } from "../../units/index.ts";
 import type { OnProgress } from "../requests/request.ts";
@@ -25,12 +25,9 @@ export async function judgeCounts(
     const { path, image } = patient;
     signal?.throwIfAborted();
     onProgress?.("checking", doneBytes, totalBytes);
-    const file = await storage.openFile(path, "read", { mayBeDevice: true });
-    try {
+    await whileOpen(await storage.openFile(path, "read", { mayBeDevice: true }), async (file) => {
       found.push(...(await judgeOne(file, patient)));
-    } finally {
-      await file.close();
-    }
+    });
     doneBytes += image.stat.sizeBytes;
   }
   onProgress?.("checking", totalBytes, totalBytes);

@@ -3,6 +3,7 @@
 // Invariant: the logs lie in a folder of their own for temporary files, and go with the command. Nothing else is written;
 // where only the last action would change an image, nothing at all.
 
+import { whileOpen } from "../../errors/index.ts";
 import { posix } from "node:path";
 import type { Workspace } from "../../device/index.ts";
 import { redoLogName, StagedStorage } from "../../format/index.ts";
@@ -39,12 +40,9 @@ export class DryRun {
         this.#logs.push(await this.staged.stage(link.path, options));
       }
       await this.staged.whileChanging(async () => {
-        const file = await this.staged.openFile(link.path, "write", AS_IMAGE);
-        try {
+        await whileOpen(await this.staged.openFile(link.path, "write", AS_IMAGE), async (file) => {
           await change.write(file, transaction);
-        } finally {
-          await file.close();
-        }
+        });
       });
     }
   }

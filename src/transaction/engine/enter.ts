@@ -16,7 +16,7 @@ import {
   pathsOf,
   withDevices,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import type { Plan } from "../actions/plan/action.ts";
 import { traitsOf } from "../actions/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
@@ -168,8 +168,7 @@ async function enterPlan(
   record: PlanRecord,
 ): Promise<PlanRecord | HeldUp> {
   const { workspace } = work;
-  const lock = await lockMade(work);
-  try {
+  return await whileOpen(await lockMade(work), async () => {
     const settled = await settleJournals(workspace, { except: work.id, devices: record.devices });
     for (const note of settled.notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
     const heldUp = await findHeldUp(work, record, settled);
@@ -189,9 +188,7 @@ async function enterPlan(
     const beside = pathsOf(workspace).beside;
     if (record.newFiles.some(({ path }) => posix.dirname(path) === beside)) await makeFolderBeside(workspace);
     return await addPlan(work, record, settled.journals);
-  } finally {
-    await lock.close();
-  }
+  });
 }
 
 /** Whether those that a plan was made on are what they were. */

@@ -1,7 +1,7 @@
 // A session on one image that is in no workspace: what changes it is a transaction like any other, in a workspace of
 // its own beside the image, which comes with the plan and goes with the journal.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   type Chain,
   findBeside,
@@ -51,7 +51,7 @@ export async function openImageSession(
     // What may not be done to it then, its action says.
     mayLackRefcounts: true,
   });
-  try {
+  return await whileOpen(chain, () => {
     assertOneName(chain, lowest);
     const first = deviceEntryOf(IMAGE_DEVICE, chain);
     return {
@@ -60,9 +60,7 @@ export async function openImageSession(
       currentFolder,
       recovered,
     };
-  } finally {
-    await chain.close();
-  }
+  });
 }
 
 /**

@@ -11,7 +11,7 @@ import {
   readTable,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { volumesFor } from "../actions/index.ts";
 import { createVolume, extendVolume } from "../images/volumes.ts";
 import { changesOf, Journal, type JournalSnapshot, type PlannedVolume } from "../journal/index.ts";
@@ -61,8 +61,7 @@ async function enterVolumes(
 ): Promise<HeldUp | undefined> {
   const { workspace } = work;
   const devices = volumes.map(({ device }) => device);
-  const lock = await lockMade(work);
-  try {
+  return await whileOpen(await lockMade(work), async () => {
     const settled = await settleJournals(workspace, { except: work.id, devices });
     for (const note of settled.notes) if (note.did !== "waiting") work.options.onRecovered?.(note);
     const heldUp = await findHeldUp(work, { devices, kind }, settled);
@@ -77,9 +76,7 @@ async function enterVolumes(
     const begin = beginAlone(work);
     work.journal = await Journal.create(workspace, begin, [record]);
     return undefined;
-  } finally {
-    await lock.close();
-  }
+  });
 }
 
 /** E_EXISTS where another transaction makes a volume of one of the names. */

@@ -2,7 +2,7 @@
 // that went wrong, or a disk that does not keep what it was given, shows in nothing else.
 
 import { type DeviceTable, findDevice, trustedBy } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { openImage } from "../../format/index.ts";
 import { verifiedBy } from "../actions/index.ts";
 import type { PlanRecord } from "../journal/index.ts";
@@ -45,12 +45,9 @@ async function verifyOne(work: Work, table: DeviceTable, device: string): Promis
   const { signal, onProgress } = work.options;
   const watching = { signal, onProgress };
   try {
-    const source = await openImage(storage, entry.image, { format: entry.format, gate });
-    try {
+    await whileOpen(await openImage(storage, entry.image, { format: entry.format, gate }), async (source) => {
       await verifyCopy(source, { device, path, format }, { storage, gate }, watching);
-    } finally {
-      await source.close();
-    }
+    });
   } catch (error) {
     if (!(error instanceof ImgtxError)) throw error;
     throw error.reworded(`it was brought in sync, and committed; then ${error.message}`, {

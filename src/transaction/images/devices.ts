@@ -5,7 +5,7 @@
 //   he named before.
 // - What is not whole yet is refused by name, when it is planned: nothing has been done by then.
 
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   type Chain,
   type ChainLink,
@@ -129,12 +129,9 @@ export async function readsAsEmpty(
 
 /** The same of the block device of that name. */
 export async function isEmptyVolume(storage: Storage, path: string): Promise<boolean> {
-  const file = await storage.openFile(path, "read", AS_IMAGE);
-  try {
+  return await whileOpen(await storage.openFile(path, "read", AS_IMAGE), async (file) => {
     return await readsAsEmpty(file, await file.stat());
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 interface HowToJudge {

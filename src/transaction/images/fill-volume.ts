@@ -9,7 +9,7 @@
 //   have been written to. Where that can't be, the mirror stays one that is not copied yet, and nobody waits for it.
 
 import type { Workspace } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   beforeItsName,
   describeChanges,
@@ -106,8 +106,7 @@ async function fill(
     await journal.append({ type: "copied", statement, path: into, offset: 0 }, "copied");
   // Whatever was written to it until then, also by a write that failed.
   if (!how.isLocked && startBytes === 0 && format === "qcow2") await emptyUnfinished(file, journal.id);
-  const source = await openImage(storage, copy.from, { format: copy.fromFormat, gate });
-  try {
+  await whileOpen(await openImage(storage, copy.from, { format: copy.fromFormat, gate }), async (source) => {
     const unfinished = { source, file, format };
     const { throttle, onProgress } = how;
     await fillUnfinished(storage, unfinished, {
@@ -120,9 +119,7 @@ async function fill(
     });
     await journal.append({ type: "copied", statement, path: into, offset: ALL_COPIED }, "all copied");
     await finishUnfinished(unfinished);
-  } finally {
-    await source.close();
-  }
+  });
   return await lookAtFiles(storage, place, gate);
 }
 
@@ -134,15 +131,12 @@ async function isEnded(
 ): Promise<boolean> {
   // Of qcow2 that is a header, which tells by itself.
   if (format !== "raw") return true;
-  const source = await openImage(storage, from, { format: fromFormat, gate });
-  try {
+  return await whileOpen(await openImage(storage, from, { format: fromFormat, gate }), async (source) => {
     const [wanted, present] = [new Uint8Array(SECTOR_BYTES), new Uint8Array(SECTOR_BYTES)];
     await source.read(wanted, guestOffset(0));
     await file.read(present, 0);
     return Buffer.compare(wanted, present) === 0;
-  } finally {
-    await source.close();
-  }
+  });
 }
 
 async function renewHead(file: StorageFile): Promise<void> {

@@ -10,7 +10,7 @@
 
 import { posix } from "node:path";
 import { pathsOf, type Workspace } from "../../device/index.ts";
-import { elseClosed, ImgtxError } from "../../errors/index.ts";
+import { elseClosed, ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   type ChainLink,
   describeChanges,
@@ -184,7 +184,7 @@ export async function stageChanges(
       await staged.stage(image, { transaction, ...namesOf(planned), guardedBy });
     }
     const file = await staged.whileChanging(async () => await staged.openFile(image, "write", AS_IMAGE));
-    try {
+    await whileOpen(file, async () => {
       const taken = await staged.whileChanging(async () => await change.write(file, transaction));
       const isFenced = guardedBy === "fence" && (await isFileFenced(file.onDisk ?? file));
       if (guardedBy === "fence") await includeFences(staged, file, transaction);
@@ -200,9 +200,7 @@ export async function stageChanges(
         ...(discards && { discards }),
         ...(preallocated.length > 0 && { preallocated }),
       });
-    } finally {
-      await file.close();
-    }
+    });
   }
   const sealed = changes.length === 0 ? [] : await staged.seal();
   const byName = new Map(sealed.map((one) => [one.log, one]));

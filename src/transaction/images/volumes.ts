@@ -18,7 +18,7 @@ import {
   removeVolumeRecord,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { claimUnused, isDeviceIdentity, shellQuote } from "../../format/index.ts";
 import type { ProgramEnd } from "../../storage/index.ts";
 import type { Journal, PlannedVolume } from "../journal/index.ts";
@@ -46,28 +46,22 @@ export async function createVolume(
   const { path, sizeBytes } = volume;
   if (!(await isDeviceAt(storage, path)))
     throw failure("create", volume, "it ended well, and there is no block device of that name");
-  const file = await storage.openFile(path, "read", AS_IMAGE);
-  try {
+  await whileOpen(await storage.openFile(path, "read", AS_IMAGE), async (file) => {
     const stat = await file.stat();
     if (stat.sizeBytes < sizeBytes)
       throw failure("create", volume, `it has made one of ${stat.sizeBytes} bytes`);
     if (await readsAsEmpty(file, stat)) return;
     throw failure("create", volume, "what it has made does not begin with a MiB of zeros");
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 /** E_COMMAND_FAILED where it is not as large afterwards. */
 export async function extendVolume(workspace: Workspace, volume: PlannedVolume): Promise<void> {
   await call(workspace, NOBODY, "extend", volume);
-  const file = await workspace.storage.openFile(volume.path, "read", AS_IMAGE);
-  try {
+  await whileOpen(await workspace.storage.openFile(volume.path, "read", AS_IMAGE), async (file) => {
     const { sizeBytes } = await file.stat();
     if (sizeBytes < volume.sizeBytes) throw failure("extend", volume, `it has ${sizeBytes} bytes now`);
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 /** Those that were made, or may have been. Returns what it left as it is. */

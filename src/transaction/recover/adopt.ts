@@ -23,7 +23,7 @@ import {
   workspaceAt,
   isNoWorkspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { summarise } from "../commit/closing.ts";
 import { findMade } from "../commit/finish.ts";
 import type { Storage } from "../../storage/index.ts";
@@ -58,8 +58,7 @@ export async function adoptWorkspace(
     throw isNoWorkspace(workspace.root);
   }
   if (!how.dryRun) await endMoveHere(workspace);
-  const lock = await lockAsItIs(workspace, how);
-  try {
+  return await whileOpen(await lockAsItIs(workspace, how), async () => {
     const copy = await describeCopy(workspace);
     const journals = await readJournals(workspace);
     const strange = journals.filter((one) => copy !== undefined || one.isPutBack);
@@ -86,9 +85,7 @@ export async function adoptWorkspace(
       kept,
       devices: await describeDevices(workspace, devices),
     };
-  } finally {
-    await lock.close();
-  }
+  });
 }
 
 async function describeDevices(

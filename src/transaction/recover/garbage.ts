@@ -18,7 +18,7 @@ import {
   gateOf,
   trustedBy,
 } from "../../device/index.ts";
-import { ImgtxError, unlessItFails } from "../../errors/index.ts";
+import { ImgtxError, unlessItFails, whileOpen } from "../../errors/index.ts";
 import {
   checkOverlayIsEmpty,
   type Fingerprint,
@@ -177,15 +177,12 @@ class Collection {
     const allowPaths = [...table.allowPaths, ...table.devices.flatMap(trustedBy)];
     const { currentFolder } = this.#session;
     const gate = gateOf(this.#workspace, { currentFolder, allowPaths });
-    const chain = await openChain(storage, path, { format: "qcow2", gate });
-    try {
+    return await whileOpen(await openChain(storage, path, { format: "qcow2", gate }), async (chain) => {
       const [, below] = chain.links;
       if (!below) return "it stands on nothing any more";
       const [objection] = await checkOverlayIsEmpty(chain, below);
       return objection && `it is not as imgtx made it: ${objection}`;
-    } finally {
-      await chain.close();
-    }
+    });
   }
 
   async #whyNeeded(standing: OverlaySearch, path: string): Promise<string | undefined> {

@@ -17,7 +17,7 @@ import {
   workspaceAt,
   isNoWorkspace,
 } from "../../device/index.ts";
-import { ImgtxError, unlessItFails } from "../../errors/index.ts";
+import { ImgtxError, unlessItFails, whileOpen } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { Restoration } from "../describe/repair-results.ts";
@@ -37,17 +37,14 @@ export async function restoreWorkspace(
   const present = await readSound(workspace);
   if (present)
     return { root: workspace.root, changed: false, generation: present.generation, kept: null, devices: [] };
-  const lock = await lockAsItIs(workspace, how);
-  try {
+  return await whileOpen(await lockAsItIs(workspace, how), async () => {
     const table = await newestInHistory(workspace);
     // Before the view is shown anew.
     const devices = await describeDevices(workspace, table);
     const kept = how.dryRun ? null : await setAside(workspace);
     if (!how.dryRun) await replaceTable(workspace, table);
     return { root: workspace.root, changed: true, generation: table.generation, kept, devices };
-  } finally {
-    await lock.close();
-  }
+  });
 }
 
 /** The present table, if it can be read. */

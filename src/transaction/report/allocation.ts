@@ -2,7 +2,7 @@
 // writes meanwhile may be shown by halves.
 
 import { gateOf, readTable, trustedBy } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { measureStrips, openImage } from "../../format/index.ts";
 import type { OnProgress, Session } from "../requests/request.ts";
 import type { TreeImage } from "../describe/tree.ts";
@@ -31,12 +31,10 @@ export async function measureAllocation(
     onProgress?.("measuring allocation", index, images.length);
     try {
       const image = await openImage(workspace.storage, path, { format, gate, backing: false });
-      try {
+      await whileOpen(image, async () => {
         const [strip = []] = await measureStrips(image, parts, signal);
         found.push({ image: path, strip, problem: null });
-      } finally {
-        await image.close();
-      }
+      });
     } catch (error) {
       if (!(error instanceof ImgtxError) || error.code === "E_INTERNAL" || signal?.aborted) throw error;
       found.push({ image: path, strip: [], problem: error.message });

@@ -4,7 +4,7 @@
 // Invariant: the target's name shows the old content, or the new one to its end. What a crash leaves has a name of its own.
 
 import { posix } from "node:path";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { assertOutsideOwnFolder, canonicalPath } from "../../device/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
@@ -39,17 +39,14 @@ export async function assertWritable(
 
 /** An empty file counts as one: it may have been made for it. */
 async function beginsAsPage(storage: Storage, path: string): Promise<boolean> {
-  const file = await storage.openFile(path, "read");
-  try {
+  return await whileOpen(await storage.openFile(path, "read"), async (file) => {
     const start = new Uint8Array(PAGE_START.length);
     const count = await file.read(start, 0);
     return (
       count === 0 ||
       Buffer.from(start.subarray(0, count)).toString().toLowerCase() === PAGE_START.toLowerCase()
     );
-  } finally {
-    await file.close();
-  }
+  });
 }
 
 export async function writeNewFile(

@@ -5,6 +5,7 @@
 //   refused, and never measured as something else.
 // - What is written to is open as a guest has it: locked, and sound after a power cut at any moment.
 
+import { whileOpen } from "../../../errors/index.ts";
 import { openExistingTarget } from "../../../format/index.ts";
 import { type Load, sendAll, type Target } from "./bench-load.ts";
 import type { ImgCommand, ImgInvocation } from "../command.ts";
@@ -124,7 +125,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const operand = input.soleImage();
   refuseOtherThanSaid(input, load);
   const image = load.isWrite ? await openToWrite(invocation, operand) : await openToRead(invocation, operand);
-  try {
+  await whileOpen(image, async () => {
     const { count, sizeBytes, depth, start, stepBytes, flushEvery, isWrite } = load;
     console.print(
       `Sending ${count} ${isWrite ? "write" : "read"} requests, ${sizeBytes} bytes each, ${depth} in parallel ` +
@@ -135,9 +136,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     const began = host.monotonicMs();
     await sendAll(load, image, signal);
     console.print(`Run completed in ${((host.monotonicMs() - began) / 1000).toFixed(3)} seconds.\n`);
-  } finally {
-    await image.close();
-  }
+  });
   return 0;
 }
 

@@ -1,5 +1,6 @@
 // imgtx img compare
 
+import { whileOpen } from "../../../errors/index.ts";
 import { compareImages, type CompareResult } from "../../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "../command.ts";
 import { openSource, sourceOptions } from "../images/images.ts";
@@ -72,10 +73,9 @@ export const compare: ImgCommand = {
     const cache = input.text("-T");
     if (cache !== undefined && !isCacheMode(cache)) throw failure(`Invalid source cache option: ${cache}`);
     const options = sourceOptions(invocation);
-    const one = await openSource(invocation, first, options);
-    try {
+    return await whileOpen(await openSource(invocation, first, options), async (one) => {
       const other = await openSource(invocation, second, { ...options, format: input.text("-F") });
-      try {
+      return await whileOpen(other, async () => {
         const totalBytes = Math.max(one.virtualSizeBytes, other.virtualSizeBytes);
         const progress = startProgress(
           {
@@ -101,12 +101,8 @@ export const compare: ImgCommand = {
         } finally {
           progress.stop();
         }
-      } finally {
-        await other.close();
-      }
-    } finally {
-      await one.close();
-    }
+      });
+    });
   },
 };
 

@@ -1,7 +1,7 @@
 // imgtx img dd
 
 import { guestRange } from "../../../units/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../../errors/index.ts";
 import { convertToNew, type OpenedImage, planImage, SliceImage } from "../../../format/index.ts";
 import type { ImgCommand, ImgInvocation } from "../command.ts";
 import { guardTargets } from "../images/guard-target.ts";
@@ -66,11 +66,9 @@ export const dd: ImgCommand = {
   async execute(invocation) {
     const operands = readOperands(invocation);
     const source = await openSource(invocation, operands.input, sourceOptions(invocation));
-    try {
+    await whileOpen(source, async () => {
       await copyPart(invocation, operands, source);
-    } finally {
-      await source.close();
-    }
+    });
     return 0;
   },
 };

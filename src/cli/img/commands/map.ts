@@ -1,5 +1,6 @@
 // imgtx img map
 
+import { whileOpen } from "../../../errors/index.ts";
 import { posix } from "node:path";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import { endOf, type GuestOffset, guestOffset } from "../../../units/index.ts";
@@ -89,8 +90,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
   const length = input.sizeBytes("--max-length", "max length") ?? Number.POSITIVE_INFINITY;
   const operand = input.soleImage();
   const options = sourceOptions(invocation);
-  const image = await openSource(invocation, operand, options);
-  try {
+  await whileOpen(await openSource(invocation, operand, options), async (image) => {
     const end = Math.min(start + length, image.virtualSizeBytes);
     const tellsCompressed = form === "json" && qemuVersion >= 8;
     const part = { start: guestOffset(start), end: guestOffset(end), signal, tellsCompressed };
@@ -102,9 +102,7 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     } finally {
       out.flush();
     }
-  } finally {
-    await image.close();
-  }
+  });
   return 0;
 }
 

@@ -1,6 +1,6 @@
 // imgtx img measure
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../../errors/index.ts";
 import {
   type CreateOptions,
   type ImageFormat,
@@ -100,12 +100,9 @@ async function execute(invocation: ImgInvocation): Promise<number> {
     return 0;
   }
   const snapshot = readSnapshot(input.text("-l"));
-  const image = await openMeasured(invocation, operand, snapshot);
-  try {
+  await whileOpen(await openMeasured(invocation, operand, snapshot), async (image) => {
     print(invocation, form, await measureFor(format, { image }, options));
-  } finally {
-    await image.close();
-  }
+  });
   return 0;
 }
 

@@ -1,6 +1,6 @@
 // imgtx img snapshot
 
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../../errors/index.ts";
 import { type OpenedImage, readSnapshotTable, type SnapshotEntry } from "../../../format/index.ts";
 import type { InternalSnapshotRequest } from "../../../transaction/index.ts";
 import type { ImgCommand, ImgInvocation } from "../command.ts";
@@ -76,14 +76,12 @@ async function execute(invocation: ImgInvocation): Promise<number> {
 async function list(invocation: ImgInvocation, filename: string): Promise<void> {
   const { console, qemuVersion } = invocation;
   const image = await openSource(invocation, filename, { ...sourceOptions(invocation), backing: false });
-  try {
+  await whileOpen(image, async () => {
     const entries = await entriesOf(image);
     if (entries.length === 0) return;
     const lines = ["Snapshot list:", ...drawSnapshotList(entries, qemuVersion)];
     console.print(`${lines.join("\n")}\n`);
-  } finally {
-    await image.close();
-  }
+  });
 }
 
 async function run(invocation: ImgInvocation, filename: string, change: Change): Promise<void> {

@@ -4,7 +4,7 @@
 // is given back first: a new image has no leaks, and one that is written to in several attempts must not grow by
 // each of them. What it failed to flush is not written by a later flush either, whatever the page cache shows.
 
-import { ImgtxError, unlessItFails } from "../../../errors/index.ts";
+import { ImgtxError, unlessItFails, whileOpen } from "../../../errors/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
 import type { ClusterIndex } from "../../../units/index.ts";
 import { checkQcow2 } from "../check/check.ts";
@@ -84,9 +84,7 @@ async function change(
 ): Promise<void> {
   // No guest data is read or written: what is below may have gone.
   const image = await openForWriting(storage, path, { ...writing, format: "qcow2", backing: false });
-  try {
+  await whileOpen(image, async () => {
     if (image instanceof Qcow2Writer) await make(image);
-  } finally {
-    await image.close();
-  }
+  });
 }

@@ -6,7 +6,7 @@
 // - An existing mirror is not written to before the commit: its changes are made as an overlay beside it.
 
 import { type ChainEntry, type DeviceEntry, type MirrorEntry } from "../../../device/index.ts";
-import { ImgtxError, withPlace } from "../../../errors/index.ts";
+import { ImgtxError, withPlace, whileOpen } from "../../../errors/index.ts";
 import {
   assertCopyable,
   type Chain,
@@ -216,8 +216,7 @@ async function fillChanges(
   // The overlay leads to the mirror, which the operator has named, and which may be a block device.
   const gate = { ...context.gate, allowPaths: [...(context.gate.allowPaths ?? []), mirror.image] };
   const image = imageOf(present);
-  const old = await context.openContent(mirror.image, mirror.format);
-  try {
+  await whileOpen(await context.openContent(mirror.image, mirror.format), async (old) => {
     const ranges = await findChanges(image, old, scope, {
       signal: tools.signal,
       onProgress: progressOf(tools, `comparing ${device}`),
@@ -240,9 +239,7 @@ async function fillChanges(
       onProgress: progressOf(tools, `copying ${device}`),
       gate,
     });
-  } finally {
-    await old.close();
-  }
+  });
   // Where the command commits by itself, the mirror is read back once it is in sync.
   if (verify && !tools.commitsAlone)
     await verifyCopy(image, { device, path: file.path, format: "qcow2" }, { storage, gate }, tools);
@@ -278,8 +275,7 @@ export async function verifyCopy(
   tools: Pick<FillTools, "signal" | "onProgress">,
 ): Promise<void> {
   const { device, path, format, dataFileAt } = made;
-  const copy = await openImage(storage, path, { format, gate, dataFileAt });
-  try {
+  await whileOpen(await openImage(storage, path, { format, gate, dataFileAt }), async (copy) => {
     const onProgress = progressOf(tools, `verifying ${device}`);
     const result = await compareImages(source, copy, { strict: false, signal: tools.signal, onProgress });
     if (result.kind === "identical") return;
@@ -289,9 +285,7 @@ export async function verifyCopy(
       image: path,
       hint: "the disk or its cable may be failing: look at the kernel's log",
     });
-  } finally {
-    await copy.close();
-  }
+  });
 }
 
 /**

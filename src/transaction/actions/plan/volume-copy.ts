@@ -4,7 +4,7 @@
 // Invariant: what would not fit the volume, and what is on it that must not be lost, is refused before anything is written.
 
 import type { ChainEntry, DeviceEntry, MirrorEntry } from "../../../device/index.ts";
-import { ImgtxError } from "../../../errors/index.ts";
+import { ImgtxError, whileOpen } from "../../../errors/index.ts";
 import {
   beginUnfinished,
   type Chain,
@@ -167,12 +167,7 @@ export async function isUnfinished(
   const [top] = mirror?.chain ?? [];
   if (top === undefined || !isSameFile(top.fingerprint, NOT_MADE_YET)) return false;
   if (!(await isDeviceAt(storage, top.image))) return false;
-  const file = await storage.openFile(top.image, "read", AS_IMAGE);
-  try {
-    return await isUnfinishedBy(file);
-  } finally {
-    await file.close();
-  }
+  return await whileOpen(await storage.openFile(top.image, "read", AS_IMAGE), isUnfinishedBy);
 }
 
 /** Whether this transaction makes the mirror on a block device, with nothing copied into it. */

@@ -8,7 +8,7 @@
 
 import { posix } from "node:path";
 import { type FileBeside, fileBesidePath, findDeviceOnFile, type Snapshot } from "../../../device/index.ts";
-import { ImgtxError, withPlace } from "../../../errors/index.ts";
+import { ImgtxError, withPlace, whileOpen } from "../../../errors/index.ts";
 import { shellQuote } from "../../../format/index.ts";
 import { PRIVATE } from "../../images/access.ts";
 import { copyDigested, digestFile, planFilesBeside } from "../../images/files-beside.ts";
@@ -95,12 +95,7 @@ async function planOne(kept: FileBeside, how: HowGiven, context: PlanContext): P
   const { storage, root } = context;
   const copy = fileBesidePath(root, kept.copy);
   const withCopy = async <T>(use: (file: Kept) => Promise<T>): Promise<T> => {
-    const file = await storage.openFile(copy, "read", { refuseSymlink: true });
-    try {
-      return await use(file);
-    } finally {
-      await file.close();
-    }
+    return await whileOpen(await storage.openFile(copy, "read", { refuseSymlink: true }), use);
   };
   if (!(await storage.statLink(copy)) || (await withCopy(digestFile)) !== kept.sha256)
     throw spoilt(kept.name, copy, how.number);
