@@ -31,6 +31,22 @@ import { snapshotWorkspace } from "../../helpers/tree.ts";
 const qemu = oracle("qemu-img", "qemu-io");
 
 describe("devices in another folder", () => {
+  qemu.test("take their data files along", async () => {
+    const bench = await makeWorkbench();
+    const [image, data, elsewhere] = [bench.at("d.qcow2"), bench.at("d.data"), makeFolder()];
+    runWell("qemu-img", "create", "-q", "-f", "qcow2", "-o", `data_file=${data}`, image, "1M");
+    runWell("qemu-io", "-c", "write -P 7 64k 192k", image);
+    await bench.add("vdd", "d.qcow2");
+    await bench.snapshot({ vdd: "d1.qcow2" });
+    const shown = await bench.content();
+    await relocate(bench, ["vdd"], elsewhere);
+    expect(await bench.content()).toEqual(shown);
+    expect([existsSync(image), existsSync(data)]).toEqual([false, false]);
+    const { "format-specific": specific } = infoOf(path.join(elsewhere, "d.qcow2"));
+    expect(specific).toMatchObject({ data: { "data-file": path.join(elsewhere, "d.data") } });
+    runWell("qemu-io", "-c", "read -P 7 64k 192k", path.join(elsewhere, "d1.qcow2"));
+  });
+
   qemu.test(
     "show what they showed, and so do their snapshots, which are gone back to and deleted there",
     async () => {
