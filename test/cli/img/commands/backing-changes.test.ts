@@ -246,9 +246,9 @@ describe("a commit that was cut off", () => {
       const unlocked = "driver=qcow2,file.filename=over.qcow2,file.locking=off,backing=";
       shell(folder, `qemu-io --image-opts ${unlocked} -c '${write}'; qemu-io -f raw -c '${write}' ${whole}`);
       const { status, stderr } = await runImg(folder, ["check", "over.qcow2"], { program: "imgtx" });
-      const hint = /`imgtx (txn commit --force \w+)`/.exec(stderr)?.[1] ?? "";
+      const hint = /`imgtx (--workspace \S+ txn commit --force \w+)`/.exec(stderr)?.[1] ?? "";
       expect({ status, hint }).toEqual({ status: 1, hint: expect.stringContaining("--force") as string });
-      const forced = ["--workspace", ".base.qcow2.imgtx", ...hint.split(" ")];
+      const forced = hint.replace("FOLDER", folder).split(" ");
       expect(await runCli(forced, { cwd: folder })).toMatchObject({ status: 0 });
       for (const name of ["base.qcow2", "over.qcow2"]) {
         expect(await runImg(folder, ["compare", whole, name])).toMatchObject({ status: 0 });
