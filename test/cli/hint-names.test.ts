@@ -27,6 +27,7 @@ const NEEDS_NO_QUOTES = new Set([
   "mirrored.name", // a device
   "name", // of a device; of a user, quoted before
   "number",
+  "other", // a device
   "other.id",
   "openedWithout(imagePath)", // quoted in there
   "outcome.transaction",
@@ -89,6 +90,7 @@ const SAMPLES: Readonly<Record<string, string>> = {
   // Words in capitals, which whoever pastes the command replaces.
   FORMAT: "qcow2",
   SIZE: "2M",
+  OVERLAY: "w2",
 };
 const sampleOf = (place: string): string => SAMPLES[place] ?? (/umber|which/.test(place) ? "3" : "w1");
 
@@ -125,7 +127,7 @@ test("every command of a message is one of imgtx's grammar, with all that it nee
     // In an empty folder: what the grammar takes finds no workspace there, and no file.
     const { status, stderr } = await runCli(splitWords(command), { cwd: makeFolder() });
     const isTaken = command.startsWith("img ")
-      ? /^imgtx: (?:Could not open|Cannot)/.test(stderr)
+      ? /^imgtx: (?:w[12]: )?(?:Could not open|Cannot)/.test(stderr)
       : status !== 64;
     if (!isTaken) refused.push(`${file}: ${command}: ${stderr.split("\n")[0]}`);
   }

@@ -4,6 +4,7 @@
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { expect, test } from "vitest";
 import { listSnapshots } from "../../src/transaction/index.ts";
 import { oracle } from "../helpers/oracles.ts";
@@ -87,10 +88,16 @@ test("the script takes a snapshot of all disks, prunes, looks, and leaves metric
 });
 
 test("the page gives the script out as it reads, and without a folder for metrics it writes none", async () => {
-  const page = GIVEN_OUT.replace("$(man -w imgtx-nightly)", `${TOP}/man/imgtx-nightly.7`);
-  const sed = page.slice(0, page.indexOf(" |\n"));
-  const { stdout } = spawnSync("bash", ["-euo", "pipefail", "-c", sed], { encoding: "utf8" });
-  expect(stdout).toBe(SCRIPT);
+  // The Debian package has its pages packed.
+  const folder = makeFolder();
+  const packed = `${folder}/imgtx-nightly.7.gz`;
+  writeFileSync(packed, gzipSync(readFileSync(`${TOP}/man/imgtx-nightly.7`)));
+  for (const page of [`${TOP}/man/imgtx-nightly.7`, packed]) {
+    const line = GIVEN_OUT.replace("$(man -w imgtx-nightly)", page);
+    const print = line.slice(0, line.lastIndexOf(" |\n"));
+    const { stdout } = spawnSync("bash", ["-euo", "pipefail", "-c", print], { encoding: "utf8" });
+    expect(stdout).toBe(SCRIPT);
+  }
 
   const bench = await makeWorkbench();
   const bin = makeFolder();

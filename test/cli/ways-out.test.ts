@@ -258,3 +258,32 @@ describe("a frozen device whose image is lost", () => {
     else expect(vda?.frozen).toBe(false);
   });
 });
+
+describe("an image that is another device's business", () => {
+  test.each([
+    ["is its active layer", [], "device add vdx a.qcow2", "x.qcow2"],
+    ["is its active layer, and another device is to go there", [], "reopen vdb a.qcow2", "x.qcow2"],
+    ["is what a snapshot keeps of it", ["snapshot vda a1.qcow2"], "device add vdx a.qcow2", "x.qcow2"],
+    [
+      "is what its active layer stands on",
+      ["rebase vda --onto c.qcow2"],
+      "device add vdx c.qcow2",
+      "x.qcow2",
+    ],
+  ])("%s: the hints make an overlay that can be had instead", async (_, before, tries, overlay) => {
+    const desk = await makeDesk();
+    // Of no device: what a rebase puts it on.
+    await desk.well("device remove vdc");
+    for (const line of before) await desk.well(line);
+    const refused = await desk.imgtx(tries);
+    expect(refused.status).toBe(14);
+    const hinted = commandsIn(refused).toReversed();
+    const last = hinted.findIndex((line) => line.startsWith("img create"));
+    expect(last).toBeGreaterThanOrEqual(0);
+    for (const line of hinted.slice(0, last + 1)) {
+      await desk.well(line.replace(/\bFILE\b/, "a1.qcow2").replace(/\bOVERLAY\b/, overlay));
+    }
+    await desk.well(tries.replace(/\S+$/, overlay));
+    await desk.well("device list --check");
+  });
+});

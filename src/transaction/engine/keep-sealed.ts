@@ -90,11 +90,22 @@ export async function assertSealedStay(
         {
           ...(device !== undefined && { device }),
           image: hit.writer.image,
-          hint: `\`imgtx rollback ${keeper} --to ${number}\` puts '${keeper}' on a new overlay over it`,
+          hint: waysOn(hit.writer, { keeper, number }),
         },
       );
     }
   }
+}
+
+/** For the device that it is kept of a rollback; for another one an overlay of its own, as a clone has. */
+function waysOn(
+  { device, image, top }: Written,
+  { keeper, number }: { readonly keeper: string; readonly number: number },
+): string {
+  const back = `\`imgtx rollback ${keeper} --to ${number}\` puts '${keeper}' on a new overlay over it`;
+  if (top === undefined || device === undefined || device === keeper) return back;
+  const { format } = top;
+  return `\`imgtx img create -f qcow2 -b ${shellQuote(image)} -F ${format} OVERLAY\` makes an overlay over it for '${device}'; ${back}`;
 }
 
 /** Images that devices and mirrors come to, but those that the plan makes, and that they were on before. */

@@ -18,6 +18,8 @@ import {
   identityOf,
   isSameFile,
   settleFingerprint,
+  type ImageFormat,
+  shellQuote,
 } from "../../../format/index.ts";
 import type { Storage } from "../../../storage/index.ts";
 import type { Note } from "../../notes/notes.ts";
@@ -157,7 +159,14 @@ export async function assertActiveLayersApart(
     const other = await findFirst(pairs, async ({ file, user }) => await areOne(storage, file, user));
     if (!other) continue;
     const { device: user, depth } = other.user;
-    throw sharedImage({ writer, image, user, isBacking: depth > 0, changed });
+    throw sharedImage({
+      writer,
+      image,
+      format: chain[0]?.format ?? "qcow2",
+      user,
+      isBacking: depth > 0,
+      changed,
+    });
   }
 }
 
@@ -188,11 +197,12 @@ async function areOne(storage: Storage, a: SeenFile, b: SeenFile): Promise<boole
 function sharedImage(shared: {
   writer: string;
   image: string;
+  format: ImageFormat;
   user: string;
   isBacking: boolean;
   changed: readonly string[];
 }): ImgtxError {
-  const { writer, image, user, isBacking, changed } = shared;
+  const { writer, image, format, user, isBacking, changed } = shared;
   const isWritersFault = changed.includes(writer) || !changed.includes(user);
   const [device, other] = isWritersFault ? [writer, user] : [user, writer];
   const danger = `a write by '${writer}' would corrupt '${user}'`;
@@ -201,8 +211,12 @@ function sharedImage(shared: {
     : isWritersFault
       ? `'${user}' uses it as a backing image; ${danger}`
       : `it is in the chain and the active layer of '${writer}'; ${danger}`;
-  const hint = isWritersFault
-    ? `make an overlay over it for '${device}', and use that`
-    : `give '${writer}' an overlay of its own over it first, with \`imgtx snapshot ${writer} FILE\``;
+  const overlay = `\`imgtx img create -f qcow2 -b ${shellQuote(image)} -F ${format} OVERLAY\``;
+  const away = `give '${other}' an overlay of its own over it first, with \`imgtx snapshot ${other} FILE\``;
+  const hint = !isBacking
+    ? `${away}; then ${overlay} makes one for '${device}'`
+    : isWritersFault
+      ? `make an overlay over it for '${device}', and use that: ${overlay}`
+      : away;
   return new ImgtxError("E_IN_USE", message, { device, image, hint });
 }
