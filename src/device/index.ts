@@ -93,6 +93,7 @@ export { assertRoomFor, endMoveHere, moveWorkspace } from "./moving.ts";
 export { unmakeWorkspace } from "./unmake-workspace.ts";
 export {
   keepVolumeRecord,
+  listVolumeRecords,
   provisionerOf,
   readVolumeRecord,
   removeVolumeRecord,

@@ -81,6 +81,24 @@ export async function readVolumeRecord(
   return made?.path === path ? made : undefined;
 }
 
+/** All that are known. */
+export async function listVolumeRecords(
+  workspace: Workspace,
+  { workspaceId }: DeviceTable,
+): Promise<MadeVolume[]> {
+  const { storage } = workspace;
+  const { volumes } = pathsOf(workspace);
+  if ((await storage.statLink(volumes))?.kind !== "folder") return [];
+  const known: MadeVolume[] = [];
+  for (const name of (await storage.readFolder(volumes)).toSorted()) {
+    const made = name.endsWith(SUFFIX)
+      ? await readRecord(workspace, workspaceId, `${volumes}/${name}`)
+      : undefined;
+    if (made) known.push(made);
+  }
+  return known;
+}
+
 /** One that is gone is no error. */
 export async function removeVolumeRecord(workspace: Workspace, path: string): Promise<void> {
   const { storage } = workspace;

@@ -246,6 +246,29 @@ loops.test("volumes go with the layers on them, by the tag that they were made w
   await must("status", "--check");
 });
 
+loops.test("gc has volumes taken away that nothing needs any more", async () => {
+  const { root, volumes, run, must } = await makeBench();
+  const left = (): string[] => readdirSync(volumes).filter((name) => !name.endsWith(".tag"));
+  await must("snapshot", "vda", "--name", "x", "--size", "3M");
+  await must("undo", "--force");
+  await must("snapshot", "vda", "--name", "y", "--size", "3M");
+  expect((await must("gc")).stdout).toContain("disk-after-x (volume, 3 MiB)");
+  expect(left()).toEqual(["disk-after-x", "disk-after-y"]);
+  await must("gc", "--yes");
+  expect(left()).toEqual(["disk-after-y"]);
+  await must("snapshot", "vda", "--name", "z", "--size", "3M");
+  command("qemu-io", "-c", "write -P 8 2M 64k", `${root}/devices/vda`);
+  await must("undo", "--force");
+  await must("snapshot", "vda", "--name", "w", "--size", "3M");
+  const written = await run("gc", "--yes");
+  expect([written.status, written.stdout]).toEqual([
+    1,
+    expect.stringMatching(/stays: .*disk-after-z: it is not as/),
+  ]);
+  expect(left()).toContain("disk-after-z");
+  await must("status", "--check");
+});
+
 loops.test("a merge that was killed while its volume was taken away is ended by recovery", async () => {
   const bench = await makeBench();
   const { root, volumes, must } = bench;

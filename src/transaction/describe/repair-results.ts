@@ -53,7 +53,7 @@ export interface Restoration {
 export interface Garbage {
   readonly found: readonly {
     readonly path: string;
-    readonly what: "overlay" | "file of a snapshot" | "file of a transaction";
+    readonly what: "overlay" | "volume" | "file of a snapshot" | "file of a transaction";
     /** What it takes on the disk. */
     readonly sizeBytes: number;
   }[];

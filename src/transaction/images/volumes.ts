@@ -31,9 +31,11 @@ const LIMIT_MS = 300_000;
 
 type Verb = "create" | "extend" | "activate" | "remove";
 /** Whose tag the volume has, and what the command holds while it runs. */
-type Owner = Pick<Journal, "id" | "held">;
+interface Owner extends Pick<Journal, "id"> {
+  readonly held: Journal["held"] | undefined;
+}
 /** Changes nothing that a transaction would have to take back. */
-const NOBODY = { id: "", held: undefined };
+const NOBODY: Owner = { id: "", held: undefined };
 
 /** E_COMMAND_FAILED where there is no such volume afterwards. */
 export async function createVolume(
@@ -136,11 +138,7 @@ export async function removeLayer(
 }
 
 /** Has a node made where that is not there, as after a start of the host. What is gone stays so. */
-async function activateVolume(
-  workspace: Workspace,
-  owner: Owner | typeof NOBODY,
-  volume: PlannedVolume,
-): Promise<void> {
+async function activateVolume(workspace: Workspace, owner: Owner, volume: PlannedVolume): Promise<void> {
   if (await workspace.storage.stat(volume.path)) return;
   await call(workspace, owner, "activate", volume);
 }
@@ -149,7 +147,7 @@ async function activateVolume(
 export async function activateChain(
   workspace: Workspace,
   { name: device, chain, provision: command }: DeviceEntry,
-  owner: Owner | typeof NOBODY = NOBODY,
+  owner: Owner = NOBODY,
 ): Promise<void> {
   if (!command) return;
   for (const { image: path, fingerprint } of chain) {
@@ -201,7 +199,7 @@ async function whyUsed({ storage }: Workspace, path: string): Promise<string | u
 
 async function call(
   workspace: Workspace,
-  { id, held }: Owner | typeof NOBODY,
+  { id, held }: Owner,
   verb: Verb,
   volume: PlannedVolume,
 ): Promise<void> {

@@ -12,6 +12,7 @@ import { posix } from "node:path";
 import {
   type DeviceTable,
   pathsOf,
+  listVolumeRecords,
   readTable,
   underWorkspaceLock,
   type Workspace,
@@ -21,13 +22,18 @@ import {
 import { ImgtxError, unlessItFails, whileOpen } from "../../errors/index.ts";
 import {
   checkOverlayIsEmpty,
+  claimUnused,
   type Fingerprint,
   identityOf,
   isSameFile,
   openChain,
+  takeFingerprint,
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { digestFile } from "../images/files-beside.ts";
+import { AS_IMAGE, readsAsEmpty } from "../images/devices.ts";
+import { letGo } from "../images/let-go.ts";
+import { findLayerVolume, removeLayer } from "../images/volumes.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { removeFinished, removeUnless, whyElsewhere } from "../images/removal.ts";
 import { readJournals } from "../journal/index.ts";
@@ -92,7 +98,12 @@ class Collection {
       const files = await this.#identify(needed.keys());
       if (files) {
         await this.#collectLeft(left, { needed, files, standing });
-        await this.#collectOverlays({ table, needed, files, standing }, made);
+        const known = { table, needed, files, standing };
+        const volumes = await listVolumeRecords(this.#workspace, table);
+        await this.#collectOverlays(known, made, new Set(volumes.map(({ path }) => path)));
+        const open = new Set(journals.map(({ id }) => id));
+        for (const volume of volumes)
+          if (!open.has(volume.transaction)) await this.#collectVolume(known, made, volume.path);
       }
       await this.#collectBeside(needed, made);
       await this.#nameStrays(new Set(journals.map(({ id }) => id)), made);
@@ -126,9 +137,13 @@ class Collection {
   }
 
   /** The newest first: what stands on another goes before it. */
-  async #collectOverlays({ needed, files, ...known }: Known, { overlays }: MadeFiles): Promise<void> {
+  async #collectOverlays(
+    { needed, files, ...known }: Known,
+    { overlays }: MadeFiles,
+    volumes: ReadonlySet<string>,
+  ): Promise<void> {
     for (const [path, was] of [...overlays].toReversed()) {
-      if (needed.has(path)) continue;
+      if (needed.has(path) || volumes.has(path)) continue;
       const stat = await this.#orStays(
         path,
         async () => (await this.#workspace.storage.stat(path)) ?? "absent",
@@ -136,6 +151,54 @@ class Collection {
       // By another name: a link, or a second name of the file.
       if (stat === undefined || (stat !== "absent" && files.has(identityOf(stat)))) continue;
       await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage({ was, ...known }, file));
+    }
+  }
+
+  /** One that a provisioner has made, with the overlay on it, or nothing any more. What is not there is nobody's garbage. */
+  async #collectVolume(
+    { needed, files, ...known }: Known,
+    { overlays }: MadeFiles,
+    path: string,
+  ): Promise<void> {
+    const { storage } = this.#workspace;
+    if (needed.has(path)) return;
+    const stat = await this.#orStays(path, async () => (await storage.stat(path)) ?? "absent");
+    if (stat === undefined || stat === "absent" || files.has(identityOf(stat))) return;
+    const layer = await findLayerVolume(this.#workspace, known.table, path, undefined);
+    const was = overlays.get(path);
+    const judge = async (file: StorageFile): Promise<string | undefined> => {
+      if (!layer) return "its device has no provisioner any more";
+      if (await readsAsEmpty(file, stat)) return undefined;
+      return was ? await this.#whyNoGarbage({ was, ...known }, file) : "what is on it is not known";
+    };
+    const why = await this.#orStays(path, async () => (await this.#clearVolume(path, judge)) ?? "cleared");
+    if (why === undefined) return;
+    const end =
+      why === "cleared" && layer && this.#removes ? await removeLayer(this.#workspace, layer) : undefined;
+    if (why !== "cleared") this.#stays.push({ path, why });
+    else if (end) this.#stays.push(end);
+    else this.#found.push({ path, sizeBytes: stat.sizeBytes, what: "volume" });
+  }
+
+  /** With writers kept from it meanwhile. Why it stays; a trial changes nothing. */
+  async #clearVolume(
+    path: string,
+    judge: (file: StorageFile) => Promise<string | undefined>,
+  ): Promise<string | undefined> {
+    const { storage } = this.#workspace;
+    const file = await storage.openFile(path, this.#removes ? "write" : "read", AS_IMAGE);
+    try {
+      const why = (await claimUnused(storage, file)) ?? (await orReason(judge, file));
+      if (why !== undefined || !this.#removes) return why;
+      const end = await letGo(storage, path, {
+        expected: await takeFingerprint(file, false),
+        isLocked: true,
+        isFenced: async () => false,
+        findReason: async () => undefined,
+      });
+      return typeof end === "object" ? end.why : undefined;
+    } finally {
+      await file.close();
     }
   }
 
