@@ -13,6 +13,8 @@ import type * as Bundle from "../../src/cli/launch.ts";
 type Row = readonly [line: string, status: number];
 
 const OF_DEVICES: readonly Row[] = [
+  // In the folder itself: a stray workspace above would be taken else, and changed.
+  ["init", 0],
   ["device add vda base.raw --format raw", 0],
   ["snapshot vda one.qcow2", 0],
   ["snapshot-group vda=two.qcow2 --json", 0],
