@@ -97,6 +97,11 @@ function judgeFlags(patient: Patient, scene: Scene, written: Written): Finding[]
       : `transaction ${header.changer} was cut off amid changing it, and its journal is not here: what it holds is of two ` +
         "moments; `imgtx recover` in that transaction's workspace, or `imgtx img check NAME` of it where it lay then, ends that";
     found.push(finding("half-changed", { path, text, command: null }));
+  } else if (header.merger !== undefined && !isKnown) {
+    const text =
+      `transaction ${header.merger.id} was cut off while it merged into it, or mirrored, and its journal is not here: by ` +
+      "itself it shows a part of that; `imgtx recover` in that transaction's workspace ends that";
+    found.push(finding("half-changed", { path, text, command: null }));
   } else if (header.isFenced && !isKnown) {
     const text = "it is fenced: QEMU and all other tools refuse it until imgtx lifts that";
     const { root = "", entry } = owner ?? {};

@@ -121,6 +121,11 @@ const ROWS = {
       `transaction ${changer} was cut off amid changing ${image}, and is not known here: the image is half changed; ` +
       `\`imgtx recover\` where its journal is ends that`,
   ),
+  "copied in part": row(
+    { ...IMAGE, changer: isText },
+    ({ image, changer }) =>
+      `${image} shows a part of what transaction ${changer} was merging into it, or mirroring: by itself it is not whole`,
+  ),
   "marked corrupt": row(
     { ...BOTH, changer: isText },
     ({ image, changer }) =>

@@ -174,10 +174,9 @@ export async function liftForgottenFences(
   }
   const notes = redo.map(({ link: { path: image, header } }): Note => {
     const of = { image, device: entry.name };
-    const changer = header?.changer;
-    return changer === undefined
-      ? { code: "fence of others", ...of }
-      : { code: "marked corrupt", ...of, changer };
+    if (header?.changer !== undefined) return { code: "marked corrupt", ...of, changer: header.changer };
+    if (header?.merger !== undefined) return { code: "copied in part", image, changer: header.merger.id };
+    return { code: "fence of others", ...of };
   });
   return { fences: [], redo, files: redo.map(({ link }) => ({ path: link.path, change: "unfence" })), notes };
 }
@@ -230,12 +229,17 @@ export function findWrites(entries: readonly ChainEntry[], chain: Chain): Note[]
 
 /** What is to be said of a device that is added, or gets an overlay: fences in its chain, which are not its own. */
 export function findFences(device: string, chain: Chain, table: DeviceTable): Note[] {
-  return chain.links.flatMap(({ path, header }): Note[] => {
+  return chain.links.flatMap(({ path, header }, above): Note[] => {
     const holder = holderOf(table, path);
+    const { merger } = header ?? {};
     if (header?.changer !== undefined)
       return [{ code: "half changed", image: path, device, changer: header.changer }];
     if (!header?.isFenced && holder === undefined) return [];
-    return [{ code: "fenced", image: path, device, holder: holder ?? null }];
+    const isPart = merger !== undefined && above < merger.layers;
+    return [
+      ...(isPart ? [{ code: "copied in part", image: path, changer: merger.id } as const] : []),
+      { code: "fenced", image: path, device, holder: holder ?? null },
+    ];
   });
 }
 

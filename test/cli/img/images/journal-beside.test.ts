@@ -128,10 +128,19 @@ test.each([
       });
     }
     expect(readdirSync(away)).toHaveLength(1 + layers.length);
+    expect((await imgtx("doctor .", away)).stdout).toMatch(
+      /^a.qcow2 +half-changed\n.*while it merged into it/m,
+    );
     expect(await img("compare -f qcow2 -F raw over.qcow2 ../shown.raw", away)).toMatchObject({ status: 0 });
-    expect(await imgtx("device add vda a.qcow2", away)).toMatchObject({ status: 0 });
+    expect(await imgtx("device add vda a.qcow2", away)).toMatchObject({
+      status: 0,
+      stdout: expect.stringContaining("shows a part of what transaction") as string,
+    });
     expect(await imgtx("mirror vda copy.qcow2", away)).toMatchObject({ status: 11 });
-    expect(await imgtx("unfreeze --force vda", away)).toMatchObject({ status: 0 });
+    expect(await imgtx("unfreeze --force vda", away)).toMatchObject({
+      status: 0,
+      stdout: expect.stringContaining("shows a part of what transaction") as string,
+    });
     expect(await imgtx("mirror vda copy.qcow2", away)).toMatchObject({ status: 0 });
   },
 );
