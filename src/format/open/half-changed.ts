@@ -13,13 +13,15 @@ import type { Changer } from "../qcow2/codec/fence.ts";
 import { howToFindNames, shellQuote } from "../quote-name.ts";
 
 /** E_TRANSACTION where what the chain shows is of two moments. */
-export function assertNotHalfChanged({ links }: Pick<Chain, "links">): void {
-  for (const { path, header } of links) {
-    if (header?.changer !== undefined) throw isHalfChanged(path, header);
-  }
+export function assertNotHalfChanged(
+  { links }: Pick<Chain, "links">,
+  { mayBeHalfCopied = false }: { readonly mayBeHalfCopied?: boolean | undefined } = {},
+): void {
   for (const [above, { path, header }] of links.entries()) {
+    if (header?.changer !== undefined) throw isHalfChanged(path, header);
     const merger = header?.merger;
-    if (merger !== undefined && above < merger.layers) throw isHalfMerged(links, path, merger);
+    const isCovered = merger === undefined || above >= merger.layers;
+    if (!isCovered && !mayBeHalfCopied) throw isHalfMerged(links, path, merger);
   }
 }
 
@@ -54,7 +56,7 @@ function isHalfMerged(
   return new ImgtxError("E_TRANSACTION", message, {
     image,
     hint:
-      "what is merged shows what it did all the time; `imgtx recover` in the workspace of that transaction ends it, or " +
+      "what is merged, or mirrored, shows what it did all the time; `imgtx recover` in the workspace of that transaction ends it, or " +
       "`imgtx img check NAME` with the name that it had then. Where that transaction is lost: `imgtx unfreeze --force DEV` for its device",
   });
 }

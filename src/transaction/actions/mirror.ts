@@ -315,7 +315,8 @@ async function planReuse(
   { path, format, sync }: NewCopy,
   { present, context, target }: { present: Chain; context: PlanContext; target: MirrorTarget },
 ): Promise<PlannedCopy> {
-  const there = await context.openChain(path, target.format ?? format, entry.name);
+  const as = target.format ?? format;
+  const there = await context.openChain(path, as, entry.name, [], { mayBeHalfCopied: true });
   assertNotOwn(entry, activeLayer(there), present);
   if (target.format === undefined) await assertLooksRight(entry, activeLayer(there));
   const adopted: MirrorEntry = {

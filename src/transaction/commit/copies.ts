@@ -95,10 +95,12 @@ export function targetsToFence(state: TransactionState): string[] {
   );
 }
 
-/** Those that show by themselves a part of what is merged into them meanwhile, with how many layers that are. */
+/** Those that show by themselves a part of what comes into them meanwhile, with how many layers that is of: a mirror of one. */
 export function imagesMergedInto(state: TransactionState): ReadonlyMap<string, number> {
-  const merges = copiesOf(state).filter(({ kind }) => kind === "merge");
-  return new Map(merges.map(({ into, sources }) => [into, new Set(sources).size]));
+  const merges = copiesOf(state).filter(({ kind }) => kind === "merge" || kind === "sync");
+  return new Map(
+    merges.map(({ kind, into, sources }) => [into, kind === "merge" ? new Set(sources).size : 1]),
+  );
 }
 
 const LATE: ReadonlySet<string> = new Set(["sync", "fill"]);

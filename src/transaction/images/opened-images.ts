@@ -38,6 +38,8 @@ export interface HowToOpen {
   readonly mayLackRefcounts?: boolean;
   /** Also where a change of it was cut off, for what reads no content. */
   readonly mayBeHalfChanged?: boolean;
+  /** Also where a copy into it was cut off, for what compares all of it. */
+  readonly mayBeHalfCopied?: boolean;
 }
 
 export class OpenedImages {
@@ -70,7 +72,7 @@ export class OpenedImages {
     format: string | undefined,
     device: string,
     trust: Pick<GateOptions, "allowPaths" | "device">,
-    { isAlone = false, mayLackRefcounts = false, mayBeHalfChanged = false }: HowToOpen = {},
+    { isAlone = false, mayLackRefcounts = false, mayBeHalfChanged = false, mayBeHalfCopied }: HowToOpen = {},
   ): Promise<Chain> {
     return await withPlace({ device, image: path }, async () => {
       const chain = await openChain(this.#storage, path, {
@@ -82,7 +84,7 @@ export class OpenedImages {
       const opened = { chain, device };
       this.#chains.push(opened);
       if (format === undefined && isNamedRaw(path)) assertIsRaw(chain);
-      if (!mayBeHalfChanged) assertNotHalfChanged(chain);
+      if (!mayBeHalfChanged) assertNotHalfChanged(chain, { mayBeHalfCopied });
       opened.chain = await this.#withCanonicalPaths(chain);
       return opened.chain;
     });

@@ -180,7 +180,7 @@ function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderE
   return [`guest ${readGuest(view, path, changing.format).digest}`, ...snapshots].join(", snapshot ");
 }
 
-const FENCE = /(?<=(?:frozen|change|filled) by imgtx )[a-z0-9]{10}/g;
+const FENCE = /(?<=(?:frozen|change|merged|filled) by imgtx )[a-z0-9]{10}/g;
 const HEAD_BYTES = 4096;
 
 /** Undefined where the file has no fence. */

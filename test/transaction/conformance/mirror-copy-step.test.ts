@@ -5,6 +5,7 @@ import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync }
 import { describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
+import { runCli } from "../../helpers/cli/harness.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
@@ -91,7 +92,13 @@ describe("a copy that was cut off", () => {
     const bench = await makeBehind();
     await dieAt(bench, "file.flush", 1);
     const opened = spawnSync("qemu-img", ["info", bench.at("m.qcow2")], { encoding: "utf8" });
-    expect(opened.stderr).toContain("Unsupported qcow2 feature(s): frozen by imgtx");
+    expect(opened.stderr).toContain("Unsupported qcow2 feature(s): merged by imgtx");
+    // By itself it shows a part of two moments.
+    const words = ["img", "convert", "-O", "raw", bench.at("m.qcow2"), "out.raw"];
+    expect(await runCli(words, { cwd: bench.root })).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining("was cut off while it merged into it") as string,
+    });
     expect((await bench.session()).recovered).toMatchObject([{ did: "finished" }]);
     expect(await judge(bench, "vdc")).toBe(IDENTICAL);
   });

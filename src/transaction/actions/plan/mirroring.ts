@@ -71,7 +71,9 @@ export async function planResync(
   const { name: device, mirror } = entry;
   if (!mirror) throw new Error("only a device with a mirror is brought in sync with one");
   assertMayBeSynced(device, mirror, context);
-  const opened = await context.openChain(mirror.image, mirror.format, device);
+  const opened = await context.openChain(mirror.image, mirror.format, device, [], {
+    mayBeHalfCopied: true,
+  });
   const chain = await settleChain(context.storage.host, opened);
   assertSameSize(device, activeLayer(present), activeLayer(chain));
   const seen = judgeMirror(mirror, present, chain);
