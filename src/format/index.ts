@@ -121,7 +121,7 @@ export {
   planFileFence,
   planImageFence,
   planImageLift,
-  findStanding,
+  findFenceStanding,
   writeStanding,
 } from "./qcow2/change/fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";

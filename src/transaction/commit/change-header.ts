@@ -16,7 +16,7 @@ import {
   changeBacking,
   type CopyUp,
   type FenceBytes,
-  findStanding,
+  findFenceStanding,
   isFileFenced,
   liftFileFence,
   mayBeSameFile,
@@ -99,7 +99,7 @@ export async function changeWhenCopied(
 /** Takes the fence off what all is copied into, durably. */
 export async function liftCopied(file: StorageFile, image: string, state: TransactionState): Promise<void> {
   const fence = fenceOverCopy(state, image);
-  const standing = fence && (await findStanding(file, fence));
+  const standing = fence && (await findFenceStanding(file, fence));
   if (fence && (standing === "up" || standing === "torn")) {
     await writeStanding(file, fence, "down");
     await file.flush(LIFTED);
@@ -124,7 +124,7 @@ export async function mendTornFences(
     const file = fence && expected && (await openUnlessGone(storage, image));
     if (!file) continue;
     try {
-      if (!mayBeSameFile(expected, await file.stat()) || (await findStanding(file, fence)) !== "torn")
+      if (!mayBeSameFile(expected, await file.stat()) || (await findFenceStanding(file, fence)) !== "torn")
         continue;
       await whileOpen(await storage.openFile(image, "write", AS_IMAGE), async (open) => {
         await lockWriter(storage, open, waiting);

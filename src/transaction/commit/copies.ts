@@ -55,7 +55,7 @@ import {
   type Judged,
   judgeSource,
   judgeTarget,
-  openTarget,
+  openCopyTarget,
   UNTOLD,
 } from "./copy-target.ts";
 import {
@@ -195,7 +195,7 @@ async function runCopy(
   const source = isAllUp ? "as planned" : await judgeSource(storage, state, copy, how);
   if (source === "unfit") return undefined;
   if (source === "written" && isLateLogMade(state, copy)) throw isWrittenLate(copy);
-  const file = await openTarget(storage, state, { copy, table });
+  const file = await openCopyTarget(storage, state, { copy, table });
   if (!file) return undefined;
   const plan = state.statements[copy.statement]?.plan;
   const gate = plannedGate(workspace, state, { plan, allowPaths: table.allowPaths });

@@ -93,7 +93,7 @@ export async function judgeSource(
 }
 
 /** The image, for reading. Undefined where it has gone, and is not needed any more. */
-export async function openTarget(
+export async function openCopyTarget(
   storage: Storage,
   state: TransactionState,
   { copy: { into, from }, table }: { readonly copy: Copy; readonly table: DeviceTable },

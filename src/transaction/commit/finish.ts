@@ -33,7 +33,7 @@ import { removeEmptied } from "./emptied.ts";
 import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
 import { rememberLeft } from "./left-times.ts";
 import { holdMoved } from "./moved-devices.ts";
-import { findKept, liftLeft } from "./leaving-fences.ts";
+import { lookAtKeptFences, liftLeft } from "./leaving-fences.ts";
 import {
   imagesCopiedInto,
   imagesCopiedLate,
@@ -199,7 +199,7 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
     });
     const redone = new Map([...first, ...copied, ...last]);
     const changed = new Map([
-      ...(how.isLocked ? [] : await findKept(workspace, state)),
+      ...(how.isLocked ? [] : await lookAtKeptFences(workspace, state)),
       ...written,
       ...redone,
       ...(await syncLate(workspace, state, stale, { ...how, present })),
@@ -259,7 +259,7 @@ export async function showIfMoved(
   journal: Journal,
   how: Finishing,
 ): Promise<DeviceTable | undefined> {
-  const madeAs = await findMade(workspace, journal, await readTable(workspace));
+  const madeAs = await findGenerationMade(workspace, journal, await readTable(workspace));
   if (madeAs === undefined) return undefined;
   const isForced = how.onLeft !== undefined;
   const moved = how.isLocked
@@ -278,7 +278,7 @@ export async function showIfMoved(
 }
 
 /** The generation that the transaction has made, the table's or one between it and the mark. E_JOURNAL: can't be told. */
-export async function findMade(
+export async function findGenerationMade(
   workspace: Workspace,
   { id, path, state }: Pick<Journal, "id" | "path" | "state">,
   table: DeviceTable,

@@ -178,7 +178,7 @@ async function lookAtKept(
 }
 
 /** What recovery finds of images whose fences stay, and that nothing else was done to. */
-export async function findKept(
+export async function lookAtKeptFences(
   { storage }: Workspace,
   state: TransactionState,
 ): Promise<ReadonlyMap<string, Fingerprint>> {

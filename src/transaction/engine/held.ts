@@ -6,7 +6,7 @@ import { type Beside, besideCandidates } from "../../format/index.ts";
 import { traitsOf } from "../actions/index.ts";
 import { heldByOpen } from "../choose.ts";
 import { describeTransaction } from "../describe/describe.ts";
-import { findMade } from "../commit/finish.ts";
+import { findGenerationMade } from "../commit/finish.ts";
 import {
   type JournalSnapshot,
   type PlanRecord,
@@ -102,7 +102,7 @@ async function isEndedBy(
 ): Promise<boolean> {
   if (busy || state instanceof ImgtxError || !state.commit || !traitsOf(kind).endsCopies) return false;
   const table = await readTable(work.workspace);
-  return (await findMade(work.workspace, { id, path, state }, table)) !== undefined;
+  return (await findGenerationMade(work.workspace, { id, path, state }, table)) !== undefined;
 }
 
 function holderError({ workspace }: Work, snapshot: JournalSnapshot, device: string | null): ImgtxError {

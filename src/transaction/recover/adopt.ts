@@ -25,7 +25,7 @@ import {
 } from "../../device/index.ts";
 import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { summarise } from "../commit/closing.ts";
-import { findMade } from "../commit/finish.ts";
+import { findGenerationMade } from "../commit/finish.ts";
 import type { Storage } from "../../storage/index.ts";
 import { findSuccessors, type Successors, withSuccessors } from "./copied-commit.ts";
 import { givenUpPath, setAside } from "./given-up.ts";
@@ -117,7 +117,7 @@ async function findFinishable(
     try {
       const stat = await storage.stat(path);
       const isTakenOver = stat !== undefined && (await isMarkedFile(storage, path, stat, state.begin.mark));
-      const hasMoved = (await findMade(workspace, { id, path, state }, table)) !== undefined;
+      const hasMoved = (await findGenerationMade(workspace, { id, path, state }, table)) !== undefined;
       const successors = await findSuccessors(workspace, state, { isTakenOver, hasMoved });
       if (successors) found.set(id, successors);
     } catch (error) {

@@ -66,7 +66,7 @@ export type FenceStanding = "up" | "down" | "torn" | "unknown";
  * How a fence of these bytes stands in a header whose other fields may have changed since: it is looked at only where its
  * two sides differ.
  */
-export async function findStanding(file: StorageFile, fence: BytePatch): Promise<FenceStanding> {
+export async function findFenceStanding(file: StorageFile, fence: BytePatch): Promise<FenceStanding> {
   const now = await readAt(file, fence);
   const own = [...now.keys()].filter((at) => fence.before[at] !== fence.after[at]);
   const isAll = (side: "before" | "after") => own.every((at) => now[at] === fence[side][at]);

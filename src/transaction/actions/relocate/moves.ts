@@ -22,7 +22,7 @@ import type { Note } from "../../notes/notes.ts";
 import type { PlanContext } from "../plan/action.ts";
 import { targetExists } from "../plan/new-overlay.ts";
 import { type Layer, type Layers, readLayers, withOverlays } from "../way-back/layers.ts";
-import { openLayers, type OpenLayers } from "../way-back/open-layers.ts";
+import { openThrough, type OpenLayers } from "../way-back/open-layers.ts";
 import { findPlaces, type Places } from "./places.ts";
 
 /** The layers of one of the devices, open as far as they go. */
@@ -84,7 +84,7 @@ export async function planMoves({ devices, folder, keep }: Wanted, context: Plan
   for (const { entry, layers } of trees) {
     const wanted = [...going, ...onThem].flatMap(({ image }) => (layers.has(image) ? [image] : []));
     // The device's own chain in any case: its commit is about that.
-    const open = await openLayers(entry, layers, [entry.image, ...wanted], context, "");
+    const open = await openThrough(entry, layers, [entry.image, ...wanted], context, "");
     opened.push({ entry, layers, open });
   }
   const found = going.map((layer) => ({ layer, ...findOpen(layer, opened) }));

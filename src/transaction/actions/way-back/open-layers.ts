@@ -28,7 +28,7 @@ export interface OpenLayers {
 }
 
 /** Opens chains that go through all of these. wayOut: what else ends a refusal, as a clause. E_CHANGED, E_NOT_FOUND and others where they are not what they were. */
-export async function openLayers(
+export async function openThrough(
   { name: device, format, image }: DeviceEntry,
   layers: Layers,
   wanted: readonly string[],

@@ -33,7 +33,7 @@ import {
   type Merging,
   planMerging,
 } from "./merged-runs.ts";
-import { type OpenLayers, openLayers } from "./open-layers.ts";
+import { type OpenLayers, openThrough } from "./open-layers.ts";
 import { marksOf, placesFrom, type Rearranged, renewRecords, renewTaken } from "./renewed-records.ts";
 import { type Division, divideLayers, isFree } from "./runs.ts";
 
@@ -199,7 +199,7 @@ async function planDivided(
   const wanted = [...runs.flatMap(({ top, above }) => (above.length > 0 ? above : [top])), ...gone];
   if (wanted.length === 0) return { ...NOTHING_MOVES, layers, notes };
   return await withPlace({ device: entry.name }, async () => {
-    const open = await openLayers(
+    const open = await openThrough(
       entry,
       layers,
       wanted.map(({ image }) => image),

@@ -35,7 +35,7 @@ interface Moved {
  * A snapshot that needs an image that a device writes to again is none any more, with those that lead to it; one that was
  * taken back comes back with it.
  */
-export async function findStanding(
+export async function findStandingSnapshots(
   { wanted, target, undone }: Way,
   isForward: boolean,
   { changes, present }: Moved,

@@ -26,7 +26,7 @@ import type { PlannedReport } from "../../journal/index.ts";
 import type { Kept } from "../../notes/note-words.ts";
 import { type Note, sayNote } from "../../notes/notes.ts";
 import type { UndoRequest } from "../../requests/way-back-requests.ts";
-import { assertNoStrangers, findStanding, withStandingSeals } from "./standing.ts";
+import { assertNoStrangers, findStandingSnapshots, withStandingSeals } from "./standing.ts";
 import { byNames, planRenaming, type UndoContext } from "./renaming.ts";
 import { findGone, findKept, nothingMoves, sayLast } from "./kept.ts";
 import { describeObstacle, findDoubts } from "./looks.ts";
@@ -74,7 +74,7 @@ export const undo: Action<UndoRequest> = {
       });
     }
     if (written.length > 0 && !force) throw wouldLeave(kind, written);
-    const standing = await findStanding(way, isForward, { changes, present }, context);
+    const standing = await findStandingSnapshots(way, isForward, { changes, present }, context);
     if (!force) await assertNoStrangers(kind, changes, standing, context);
     if (doubts.length > 0 && !force) throw inDoubt(kind, wanted, doubts);
     const further = [...doubts, ...gone, ...lost];
