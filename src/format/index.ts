@@ -62,7 +62,6 @@ export {
   judgeResize,
   type Preallocated,
   preallocatedBeside,
-  type Preallocation,
   resizeImage,
 } from "./qcow2/change/resize-image.ts";
 export type { CountRepair } from "./qcow2/repair/count-repairs.ts";
@@ -145,7 +144,7 @@ export {
   takeFingerprint,
 } from "./fingerprint.ts";
 export type { Extent, Image, WritableImage } from "./image.ts";
-export type { ImageFormat } from "./image-format.ts";
+export type { ImageFormat, Preallocation } from "./image-format.ts";
 export { parseImageFormat } from "./image-format.ts";
 export type { ImageInfo, Qcow2Info } from "./qcow2/read/image-info.ts";
 export { describeImage, hasStaleBitmaps } from "./qcow2/read/image-info.ts";

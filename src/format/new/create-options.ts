@@ -4,7 +4,7 @@
 
 import { alignUp, SECTOR_BYTES } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import type { ImageFormat } from "../image-format.ts";
+import type { ImageFormat, Preallocation } from "../image-format.ts";
 import {
   BACKING_NAME_BYTES_MAX,
   CLUSTER_BITS_MAX,
@@ -39,8 +39,6 @@ export interface CreateOptions {
   /** extent_size_hint. 0 disables. Default: 1 MiB, where the file system takes it. */
   readonly extentSizeHintBytes?: number | undefined;
 }
-
-export type Preallocation = "off" | "metadata" | "falloc" | "full";
 
 /** Options of a qcow2 image with every default filled in. */
 export interface Qcow2Choices {

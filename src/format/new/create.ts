@@ -14,13 +14,12 @@ import { ImgtxError } from "../../errors/index.ts";
 import {
   type CreateOptions,
   imageTooLarge,
-  type Preallocation,
   type Qcow2Choices,
   chooseQcow2Choices,
   chooseRawPreallocation,
   chooseVirtualSize,
 } from "./create-options.ts";
-import type { ImageFormat } from "../image-format.ts";
+import type { ImageFormat, Preallocation } from "../image-format.ts";
 import {
   AUTOCLEAR_BIT,
   COMPATIBLE_BIT,

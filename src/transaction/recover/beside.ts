@@ -39,7 +39,7 @@ type SettleOptions = RecoveryOptions & {
   readonly needsImage?: boolean;
 };
 
-export interface Settled {
+export interface SettledBeside {
   readonly notes: readonly RecoveryNote[];
   /** Why the image may be half changed, and is not to be read. */
   readonly amid?: ImgtxError;
@@ -50,7 +50,7 @@ export async function settleBeside(
   storage: Storage,
   beside: Beside,
   options: SettleOptions,
-): Promise<Settled> {
+): Promise<SettledBeside> {
   try {
     return await settle(storage, beside, options);
   } catch (error) {
@@ -62,9 +62,9 @@ export async function settleBeside(
   }
 }
 
-const NOTHING: Settled = { notes: [] };
+const NOTHING: SettledBeside = { notes: [] };
 
-async function settle(storage: Storage, beside: Beside, options: SettleOptions): Promise<Settled> {
+async function settle(storage: Storage, beside: Beside, options: SettleOptions): Promise<SettledBeside> {
   const { folder } = beside;
   // What else has its name stands in the way of who wants to make it.
   if ((await storage.statLink(folder))?.kind !== "folder") return NOTHING;

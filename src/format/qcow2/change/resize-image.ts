@@ -22,7 +22,7 @@ import {
 import type { Chain } from "../../chain/backing-chain.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { type GateOptions, openingNamed } from "../../chain/open-gate.ts";
-import type { ImageFormat } from "../../image-format.ts";
+import type { ImageFormat, Preallocation } from "../../image-format.ts";
 import { openWriterState, requireWritable } from "../../open/open-for-writing.ts";
 import { openImage, type OpenedImage } from "../../open/open-image.ts";
 import { quoteName, shellQuote } from "../../quote-name.ts";
@@ -38,9 +38,6 @@ import { cutTables, punchDataFile } from "./cut-tables.ts";
 import { rereadHeader } from "./reread-header.ts";
 import { resizeBitmaps } from "./resize-bitmaps.ts";
 import { dropEmptyBlocks } from "./shrink-refcounts.ts";
-
-/** What the new part of a larger disk gets in advance: entries, and blocks on the disk, or zeros as well. */
-export type Preallocation = "off" | "metadata" | "falloc" | "full";
 
 interface ResizedFiles {
   readonly file: StorageFile;
