@@ -181,9 +181,12 @@ class QcowGuest implements Guest {
   }
 
   read(offset: number, lengthBytes: number): Uint8Array {
-    const result = new Uint8Array(lengthBytes);
     const end = Math.min(offset + lengthBytes, this.sizeBytes);
     const step = this.#header.extendedL2 ? this.#clusterBytes / 32 : this.#clusterBytes;
+    // As most are read, through each layer without a copy.
+    const isOnePiece = lengthBytes > 0 && Math.floor(offset / step) === Math.floor((end - 1) / step);
+    if (isOnePiece && end - offset === lengthBytes) return this.#readPiece(offset, lengthBytes);
+    const result = new Uint8Array(lengthBytes);
     for (let at = offset; at < end; ) {
       const pieceEnd = Math.min((Math.floor(at / step) + 1) * step, end);
       result.set(this.#readPiece(at, pieceEnd - at), at - offset);
