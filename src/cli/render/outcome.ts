@@ -183,8 +183,10 @@ function sayMove(action: ActionReport, tense: Tense): string[] {
 }
 
 /** The file that gets the device's content, where the device itself stays what it is. What is moved is no copy of it. */
-function copyOf({ before, after, files }: ActionReport): ActionReport["files"][number] | undefined {
+function copyOf({ kind, before, after, files }: ActionReport): ActionReport["files"][number] | undefined {
   if (before === null || before !== after) return undefined;
+  // What only changes a mirror as it changes its device, such as a resize, copies nothing into it.
+  if (traitsOf(kind).renewal?.isMove !== false) return undefined;
   if (files.some(({ change }) => change === "merge" || change === "remove")) return undefined;
   return files.find(({ path, change }) => path !== after && (change === "create" || change === "change"));
 }

@@ -270,6 +270,18 @@ describe("width", () => {
     ]);
   });
 
+  test("a mirror that only changes with its device is no copy that the result tells of", async () => {
+    const files = [{ path: "/srv/mirror.qcow2", change: "change" as const }];
+    const action = { before: "/srv/a.qcow2", after: "/srv/a.qcow2", files };
+    const told: string[] = [];
+    for (const kind of ["resize", "mirror"] as const) {
+      const outcome = makeOutcome({ actions: [makeAction({ ...action, kind })], devices: [] });
+      const { stdout } = await runCli(["resize", "vda", "8M"], recordingEngine(outcome));
+      told.push(stdout.split("\n")[0] ?? "");
+    }
+    expect(told).toEqual(["vda: resized: /srv/a.qcow2", "vda: mirrored: /srv/a.qcow2 to /srv/mirror.qcow2"]);
+  });
+
   test("a word that is too long sticks out whole, so that it can be copied", () => {
     expect(wrap("see /a/very/long/path here", 8)).toEqual(["see", "/a/very/long/path", "here"]);
     expect(definitionList([{ term: "--a-long-option", about: "what it does" }], 20)).toEqual([
