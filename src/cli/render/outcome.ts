@@ -188,5 +188,7 @@ function copyOf({ kind, before, after, files }: ActionReport): ActionReport["fil
   // What only changes a mirror as it changes its device, such as a resize, copies nothing into it.
   if (traitsOf(kind).renewal?.isMove !== false) return undefined;
   if (files.some(({ change }) => change === "merge" || change === "remove")) return undefined;
+  // Nor is what changes along with the device's own image: its data file, or its mirror, of another size.
+  if (files.some(({ path, change }) => path === after && change === "change")) return undefined;
   return files.find(({ path, change }) => path !== after && (change === "create" || change === "change"));
 }

@@ -65,6 +65,17 @@ describe("an error for people", () => {
   });
 });
 
+describe("a result", () => {
+  test("names the image that is changed, and not what changes along with it", async () => {
+    const [image, data] = ["/srv/guests/a.qcow2", "/srv/guests/a.data"];
+    const files = [data, image].map((path) => ({ path, change: "change" as const }));
+    const action = makeAction({ kind: "resize", before: image, after: image, files });
+    const { engine } = recordingEngine(makeOutcome({ actions: [action] }));
+    const { stdout } = await runCli(["resize", "vda", "2G"], { engine });
+    expect(stdout).toContain(`vda: resized: ${image}\n`);
+  });
+});
+
 describe("names with control characters", () => {
   const evil = "/srv/a\n\u001b]0;x\u0007\u009b2J\u202egpj.\u2028\ud800";
 
