@@ -103,14 +103,20 @@ export function watchChain(device: string, chain: Chain): WatchedImage[] {
   ]);
 }
 
-/** E_CHANGED, with what is different, unless the image is what it was. */
-export function assertUnchanged(watched: WatchedImage, now: Fingerprint, since: string): void {
+/** E_CHANGED, with what is different, unless the image is what it was. isAlone: of a command that is a transaction by itself. */
+export function assertUnchanged(
+  watched: WatchedImage,
+  now: Fingerprint,
+  { since, isAlone }: { readonly since: string; readonly isAlone: boolean },
+): void {
   const changes = describeChanges(watched.fingerprint, now);
   if (changes.length === 0) return;
   throw new ImgtxError("E_CHANGED", `the image has changed since ${since}: ${changes.join(", ")}`, {
     image: watched.image,
     ...(watched.device !== null && { device: watched.device }),
-    hint: "find out who wrote to it; then `imgtx txn abort` and begin again",
+    hint: isAlone
+      ? "find out who wrote to it, then run the command again"
+      : "find out who wrote to it; then `imgtx txn abort` and begin again",
   });
 }
 
