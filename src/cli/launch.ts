@@ -9,7 +9,7 @@ import type { ChildProcess, StdioOptions } from "node:child_process";
 import { constants } from "node:os";
 import type { Readable } from "node:stream";
 import { ImgtxError } from "../errors/index.ts";
-import { makeNodeStorage } from "../storage/index.ts";
+import { explainError, makeNodeStorage } from "../storage/index.ts";
 import type {
   Child,
   ChildEnd,
@@ -205,9 +205,16 @@ async function endOf(child: ChildProcess, program: string): Promise<ChildEnd> {
 
 function refusalOf(error: NodeJS.ErrnoException, program: string): ChildEnd {
   const missing = error.code === "ENOENT" || program === "";
-  const refused = error.code === "EACCES" ? `'${program}' can't be executed` : error.message;
-  const reason = missing ? `no program '${program}' was found` : refused;
+  const reason = missing
+    ? `no program '${program}' was found`
+    : `'${program}' can't be executed${why(error)}`;
   return { kind: "not-started", reason, status: missing ? 127 : 126 };
+}
+
+function why(error: NodeJS.ErrnoException): string {
+  if (error.code === "EACCES") return "";
+  const explained = explainError(error, "run", "");
+  return `: ${explained instanceof ImgtxError ? (explained.reason ?? explained.message) : error.message}`;
 }
 
 /** Some refusals of the system the runtime throws, others it tells as the child's error. */

@@ -26,5 +26,6 @@ export type {
   Storage,
   StorageFile,
 } from "./storage.ts";
+export { explainError } from "./system-error.ts";
 export { Turnstile } from "./turnstile.ts";
 export { loadZstd } from "./native/zstd.ts";
