@@ -8,7 +8,7 @@ import type { CliContext, WriteFailure } from "./context.ts";
 import { makeCanvas, type Canvas } from "./render/canvas.ts";
 import { drawError } from "./render/error.ts";
 import { hintOf } from "./render/hint.ts";
-import { errorJson, withSchema } from "./render/json.ts";
+import { errorJson, withSchema, withSentences } from "./render/json.ts";
 import { fold, wordsOf } from "./render/layout.ts";
 import { printable, printableData, printableJson } from "./render/printable.ts";
 import { startSpinner, type Spinner } from "./render/spinner.ts";
@@ -96,7 +96,7 @@ export class Report {
     this.stopWaiting();
     this.#keepWhatStands(data, drawing);
     const { stdout } = this.#context;
-    if (this.#options.json) stdout.write(`${printableJson(drawing.json(data), 2)}\n`);
+    if (this.#options.json) stdout.write(`${this.#jsonOf(drawing.json(data), 2)}\n`);
     else stdout.write(this.#pasteable(linesOf(drawing.text(printableData(data), this.#out))));
   }
 
@@ -124,7 +124,7 @@ export class Report {
     this.#keepWhatStands(data, drawing);
     const { stderr } = this.#context;
     if (this.#options.quiet) return;
-    if (this.#options.json) stderr.write(`${printableJson(drawing.json(data))}\n`);
+    if (this.#options.json) stderr.write(`${this.#jsonOf(drawing.json(data))}\n`);
     else stderr.write(this.#pasteable(linesOf(drawing.text(printableData(data), this.#err))));
   }
 
@@ -219,6 +219,11 @@ export class Report {
     if (this.#options.json) stderr.write(`${printableJson(errorJson(error))}\n`);
     else stderr.write(linesOf(drawError(error, this.#err, this.#options.verbose)));
     return error instanceof ImgtxError ? error.exitCode : 1;
+  }
+
+  #jsonOf(json: object, indent?: number): string {
+    const isNamed = this.#options.givenWorkspace !== undefined;
+    return printableJson(isNamed ? withSentences(json, (text) => this.#pasteable(text)) : json, indent);
   }
 
   #pasteable(text: string): string {

@@ -223,6 +223,14 @@ test("who names the workspace gets it named in what he may paste", async () => {
   expect(JSON.parse(asJson.stderr)).toMatchObject({
     error: { hint: expect.stringContaining(`imgtx ${named} unfreeze vda`) as string },
   });
+  writeFileSync(desk.at("a.qcow2"), image(7));
+  for (const command of ["status", "device list", "tree"]) {
+    const json = JSON.parse((await away(`${named} ${command} --json`)).stdout) as {
+      devices: { name: string; problems: string[] }[];
+    };
+    const told = json.devices.find(({ name }) => name === "vda")?.problems.join();
+    expect(told).toContain(`\`imgtx ${named} unfreeze vda\``);
+  }
 });
 
 describe("a frozen device whose image is lost", () => {

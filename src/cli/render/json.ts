@@ -17,6 +17,21 @@ export function withSchema<T extends object>(data: T): { schema: number } & T {
   return { schema: SCHEMA, ...data };
 }
 
+/** Members that are sentences for people, or lists of them. No other string is one: it may be a name, or somebody's own words. */
+const SENTENCES: ReadonlySet<string> = new Set(["notes", "problem", "problems", "text", "why"]);
+
+/** The same with each sentence as `reword` has it. */
+export function withSentences(json: unknown, reword: (text: string) => string, isSentence = false): unknown {
+  if (typeof json === "string") return isSentence ? reword(json) : json;
+  if (Array.isArray(json)) return json.map((one) => withSentences(one, reword, isSentence));
+  if (typeof json !== "object" || json === null) return json;
+  const members = Object.entries(json).map(([key, value]) => [
+    key,
+    withSentences(value, reword, SENTENCES.has(key)),
+  ]);
+  return Object.fromEntries(members) as unknown;
+}
+
 export function deviceJson(device: DeviceDescription): object {
   return {
     name: device.name,
