@@ -39,10 +39,10 @@ export class LoopDisk {
     });
   }
 
-  static make(folder: string, name: string, kind: FileSystemName, sizeBytes = DISK_BYTES): LoopDisk {
+  static make(folder: string, name: string, kind: FileSystemName): LoopDisk {
     const image = path.join(folder, `${name}.img`);
     const descriptor = openSync(image, "wx");
-    ftruncateSync(descriptor, sizeBytes);
+    ftruncateSync(descriptor, DISK_BYTES);
     closeSync(descriptor);
     const [program, ...words] = MAKE_FILE_SYSTEM[kind];
     command(program, ...words, image);

@@ -16,9 +16,8 @@ import { CANT } from "./cant.ts";
 import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { FileLease } from "../locks/file-lease.ts";
 import { describeStat } from "./file-stat.ts";
-import { fsyncTogether } from "./flush-together.ts";
 import { aroundStat, type NativeAccess } from "./native-access.ts";
-import { readInPool, writeInPool } from "./pool-calls.ts";
+import { fsyncInPool, readInPool, writeInPool } from "./pool-calls.ts";
 import type {
   AttributeName,
   ByteRange,
@@ -37,6 +36,7 @@ const SYNC_BYTES_MAX = 64 * 1024;
 /** The kernel transfers at most 2 GiB less a page at once. */
 const CALL_BYTES_MAX = 1024 * 1024 * 1024;
 const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
+
 const BUSY_POOL_CALLS = 2;
 /** Of all files. */
 let callsInPool = 0;
@@ -150,7 +150,7 @@ export class NodeFile implements StorageFile {
     const descriptor = this.open();
     try {
       if (this.#failedFlush !== undefined) throw this.#failedFlush;
-      await this.#pooled(fsyncTogether(descriptor, this.#native));
+      await this.#pooled(fsyncInPool(descriptor));
     } catch (error) {
       this.#failedFlush = error;
       throw explainError(error, "flush", this.path);

@@ -46,7 +46,6 @@ export interface NativeFunctions {
   readonly fallocate: NativeFunction;
   readonly renameat2: NativeFunction;
   readonly syncFileRange: NativeFunction;
-  readonly syncfs: NativeFunction;
   readonly fileAdvise: NativeFunction;
   readonly futimens: NativeFunction;
   readonly fgetxattr: NativeFunction;
@@ -77,7 +76,6 @@ export function bindNative(): NativeFunctions {
     syncFileRange: libc.func(
       "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
     ),
-    syncfs: libc.func("int syncfs(int fd)"),
     fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
     futimens: libc.func("int futimens(int fd, void *times)"),
     fgetxattr: libc.func("int64_t fgetxattr(int fd, str name, void *value, size_t size)"),

@@ -41,10 +41,6 @@ export interface SystemCalls {
   ): Promise<number>;
   /** sync_file_range, whole file: begins to write back dirty pages. Where a file system can't, nothing happens. */
   beginWriteback(descriptor: number): void;
-  /** sync_file_range, whole file: waits for what is being written, and throws what failed of that since the file was opened. */
-  awaitWriteback(descriptor: number): void;
-  /** syncfs, on this thread: repeated to be told why it failed on another one, it would succeed. All of the file system is durable then. */
-  syncFileSystem(descriptor: number): void;
   /** posix_fadvise: begins to read the range into memory, or drops pages of it that nobody uses or has to write. */
   adviseOn(descriptor: number, range: ByteRange, use: keyof typeof USES): void;
   /**
@@ -104,7 +100,6 @@ const FS_XFLAG_EXTSIZE = 0x00000800;
 const FSXATTR_BYTES = 28;
 const AT_FDCWD = -100;
 const RENAME_NOREPLACE = 1;
-const SYNC_FILE_RANGE_WAIT_BEFORE = 1;
 const SYNC_FILE_RANGE_WRITE = 2;
 /** POSIX_FADV_WILLNEED and POSIX_FADV_DONTNEED. */
 const USES = { soon: 3, "no more": 4 } as const;
@@ -153,8 +148,6 @@ export function loadSystemCalls(): SystemCalls {
       // A hint: what fails here fails again, and is reported, in the flush.
       native.syncFileRange(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE);
     },
-    awaitWriteback: (descriptor) => awaitWriteback(native, descriptor),
-    syncFileSystem: (descriptor) => syncFileSystem(native, descriptor),
     adviseOn(descriptor, range, use) {
       // A hint too.
       native.fileAdvise(descriptor, range.start, range.lengthBytes, USES[use]);
@@ -202,15 +195,6 @@ async function allocate(native: NativeFunctions, descriptor: number, range: Byte
 function clear(native: NativeFunctions, mode: number, descriptor: number, range: ByteRange): void {
   const keeping = mode | FALLOC_FL_KEEP_SIZE;
   check(native, "fallocate", () => native.fallocate(descriptor, keeping, range.start, range.lengthBytes));
-}
-
-function awaitWriteback(native: NativeFunctions, descriptor: number): void {
-  const wait = () => native.syncFileRange(descriptor, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE);
-  check(native, "sync_file_range", wait);
-}
-
-function syncFileSystem(native: NativeFunctions, descriptor: number): void {
-  check(native, "syncfs", () => native.syncfs(descriptor));
 }
 
 function disableCopyOnWrite(native: NativeFunctions, descriptor: number): void {

@@ -45,7 +45,7 @@ export interface Launch {
 }
 
 const CHANGING = [
-  ..."openat pwrite64 pwritev pwritev2 write writev fsync fdatasync syncfs ftruncate fallocate copy_file_range utimensat".split(
+  ..."openat pwrite64 pwritev pwritev2 write writev fsync fdatasync ftruncate fallocate copy_file_range utimensat".split(
     " ",
   ),
   ..."rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat mkdir mkdirat rmdir".split(" "),
