@@ -94,7 +94,7 @@ function tellOfProgress(stderr: Output): NonNullable<CliContext["onProgressReque
 function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal, mayBeClosed }: Launcher): Output {
   let failure: WriteFailure | undefined;
   const onError = (error: NodeJS.ErrnoException): void => {
-    failure ??= { reason: error.message, readerGone: error.code === "EPIPE" };
+    failure ??= { reason: wordsOf(error), readerGone: error.code === "EPIPE" };
   };
   const openStream = (): NodeJS.WriteStream => {
     const stream = descriptor === 1 ? process.stdout : process.stderr;
@@ -205,16 +205,15 @@ async function endOf(child: ChildProcess, program: string): Promise<ChildEnd> {
 
 function refusalOf(error: NodeJS.ErrnoException, program: string): ChildEnd {
   const missing = error.code === "ENOENT" || program === "";
-  const reason = missing
-    ? `no program '${program}' was found`
-    : `'${program}' can't be executed${why(error)}`;
+  const why = error.code === "EACCES" ? "" : `: ${wordsOf(error)}`;
+  const reason = missing ? `no program '${program}' was found` : `'${program}' can't be executed${why}`;
   return { kind: "not-started", reason, status: missing ? 127 : 126 };
 }
 
-function why(error: NodeJS.ErrnoException): string {
-  if (error.code === "EACCES") return "";
-  const explained = explainError(error, "run", "");
-  return `: ${explained instanceof ImgtxError ? (explained.reason ?? explained.message) : error.message}`;
+/** What the system has said, in imgtx's words. */
+function wordsOf(error: Error): string {
+  const explained = explainError(error, "use", "");
+  return explained instanceof ImgtxError ? (explained.reason ?? explained.message) : error.message;
 }
 
 /** Some refusals of the system the runtime throws, others it tells as the child's error. */

@@ -97,13 +97,15 @@ describe("the launcher", () => {
     for (const command of ["--help", "--version"]) {
       const { status, stderr } = await runShell(`imgtx ${command} > /dev/full`);
       expect(status).toBe(1);
-      expect(stderr).toMatch(/^error: the (result|version) could not be written: ENOSPC[^\n]*\n/);
+      expect(stderr).toMatch(
+        /^error: the (result could not be written: No space left on device|version could not be written: ENOSPC.*)\n/,
+      );
     }
     const { status, stderr } = await runShell(
       "truncate -s 1M full.raw && imgtx img info full.raw > /dev/full",
     );
     expect(status).toBe(1);
-    expect(stderr).toMatch(/^error: the result could not be written: ENOSPC/);
+    expect(stderr).toMatch(/^error: the result could not be written: No space left on device/);
   });
 
   test("says what is done where its result can't be written, on a full disk or in a pipe that nobody reads", async () => {
@@ -113,13 +115,15 @@ describe("the launcher", () => {
     );
     expect(begun.status).toBe(1);
     expect(begun.stderr).toMatch(
-      /^error: generation 2 is committed and durable, but the result could not be written: ENOSPC/,
+      /^error: generation 2 is committed and durable, but the result could not be written: No space left on device/,
     );
     expect((await runShell("cd unwritten && readlink -f devices/vda")).stdout).toMatch(/b\.qcow2\n$/);
     for (const line of ["imgtx txn begin > /dev/full", `${NOBODY_READS}; imgtx txn begin >&3`]) {
       const { status, stderr } = await runShell(`cd unwritten && ${line}`);
       expect(status).toBe(1);
-      expect(stderr).toMatch(/the id of the transaction could not be written: E\w+: .*; it is taken back\n/);
+      expect(stderr).toMatch(
+        /the id of the transaction could not be written: (No space left on device|Broken pipe); it is taken back\n/,
+      );
       expect((await runShell("cd unwritten && imgtx txn list -q")).stdout).toBe("");
     }
   });

@@ -6,7 +6,7 @@ import { ImgtxError } from "../../src/errors/index.ts";
 import type { Outcome } from "../../src/transaction/index.ts";
 import { makeOutcome, makeTransaction, runCli } from "../helpers/cli/harness.ts";
 
-const FULL = { reason: "ENOSPC: no space left on device, write", readerGone: false };
+const FULL = { reason: "No space left on device", readerGone: false };
 const GONE = { reason: "EPIPE: broken pipe, write", readerGone: true };
 
 async function runAction(outcome: Partial<Outcome>, argv: readonly string[] = ["rollback"]) {
@@ -16,10 +16,18 @@ async function runAction(outcome: Partial<Outcome>, argv: readonly string[] = ["
 
 describe("a result that can't be written", () => {
   test.each<[string, Partial<Outcome>, string]>([
-    ["of a commit", {}, "generation 4 is committed and durable, but the result could not be written: ENOSPC"],
+    [
+      "of a commit",
+      {},
+      "generation 4 is committed and durable, but the result could not be written: No space left on device",
+    ],
     ["of a part", { pending: true }, "it is prepared in transaction 7f3k2m9qa1, but the result could"],
-    ["of a dry run", { dryRun: true }, "the result could not be written: ENOSPC"],
-    ["of nothing that was changed", { changed: false }, "the result could not be written: ENOSPC"],
+    ["of a dry run", { dryRun: true }, "the result could not be written: No space left on device"],
+    [
+      "of nothing that was changed",
+      { changed: false },
+      "the result could not be written: No space left on device",
+    ],
   ])("%s ends with 1, and what stands is told", async (_what, outcome, message) => {
     const { status, stderr } = await runAction(outcome);
     expect(status).toBe(1);
