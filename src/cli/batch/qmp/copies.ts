@@ -13,7 +13,7 @@ import type { ActionReader, Scope } from "./scope.ts";
 const SYNCS = ["full", "top", "none", "incremental", "bitmap"] as const;
 const MODES = ["absolute-paths", "existing"] as const;
 const ON_ERROR = ["report", "ignore", "enospc", "stop", "auto"] as const;
-const BITMAPS = "imgtx does not have copies by bitmap yet";
+const BITMAPS = "imgtx makes no copy by a bitmap of the caller's";
 
 export const driveBackup: ActionReader = (data, scope) => {
   const device = scope.device(data, "device");
@@ -133,8 +133,8 @@ function readJob(data: Members): void {
   }
   // A limit protects whoever shares the disk. To go past it silently would be the worst answer.
   if ((data.count("speed") ?? 0) !== 0) {
-    throw refused(data.at("speed"), "imgtx does not limit the speed of a copy", {
-      hint: "use 0, or leave it out",
+    throw refused(data.at("speed"), "a limit of its own is not held; that of the batch is", {
+      hint: "leave it out, and name the limit with `imgtx txn run --rate-limit SIZE FILE`",
     });
   }
   readOnError(data, "on-source-error");
