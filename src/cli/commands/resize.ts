@@ -13,7 +13,11 @@ export const resize: ActionCommand = {
   definition: {
     arguments: [
       { name: "DEV", about: "the device", completes: "device" },
-      { name: "SIZE", about: "its size, such as 20G; +5G adds to it", completes: "nothing" },
+      {
+        name: "SIZE",
+        about: "its size, such as 20G; +5G adds to it, and -5G takes from it, after --",
+        completes: "nothing",
+      },
     ],
     options: [
       { long: "shrink", about: "let the disk become smaller" },

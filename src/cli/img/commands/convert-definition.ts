@@ -109,7 +109,7 @@ export const CONVERT_DEFINITION: CommandDefinition = {
   exits: [0, 1, 130],
   exitMeanings: {
     0: "converted",
-    1: "failed; the target is not there",
-    130: "interrupted (143: terminated); the target is not there",
+    1: "failed; what it made is removed, and a file that was there is empty, or as it was",
+    130: "interrupted (143: terminated); the same",
   },
 };

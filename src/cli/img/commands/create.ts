@@ -86,8 +86,8 @@ export const create: ImgCommand = {
     exits: [0, 1, 130],
     exitMeanings: {
       0: "made, and durable",
-      1: "failed; the image is not there",
-      130: "interrupted (143: terminated); the image is not there",
+      1: "failed; what it made is removed, and a file that was there is empty, or as it was",
+      130: "interrupted (143: terminated); the same",
     },
   },
   async execute(invocation) {

@@ -59,8 +59,8 @@ export const dd: ImgCommand = {
     exits: [0, 1, 130],
     exitMeanings: {
       0: "copied",
-      1: "failed; the output is not there",
-      130: "interrupted (143: terminated); the output is not there",
+      1: "failed; what it made is removed, and a file that was there is empty, or as it was",
+      130: "interrupted (143: terminated); the same",
     },
   },
   async execute(invocation) {
