@@ -125,6 +125,19 @@ loops.test("what is not whole on devices is refused by name, and changes nothing
   command("cmp", target, `${root}/target`);
 });
 
+loops.test(
+  "a layer on a device is no overlay of others where the device's file lies beside its image",
+  async () => {
+    const { root, device, must } = await makeBench();
+    command("qemu-img", "create", "-q", "-f", "qcow2", `${root}/a.qcow2`, "16M");
+    await must("device add vda a.qcow2");
+    await must(`snapshot vda ${device} --overwrite --allow-devices`);
+    command("qemu-io", "-c", "write -P 9 0 1M", device);
+    await must("merge vda --rebase-siblings");
+    command("qemu-io", "-c", "read -P 9 0 1M", `${root}/a.qcow2`);
+  },
+);
+
 loops.test("an image on a device is changed in place, and merged into, as qemu-img checks it", async () => {
   const { root, device, run, must } = await makeBench();
   await must(`device add vda ${device} --allow-devices`);

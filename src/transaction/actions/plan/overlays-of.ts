@@ -112,7 +112,8 @@ export async function findOverlays(
   for (const [image, overlays] of found) {
     const files = new Map<string, string>();
     const searched = (await search.on(image)).filter((path) => !STAGED.test(path));
-    for (const path of [...overlays, ...searched]) {
+    for (const overlay of [...overlays, ...searched]) {
+      const path = named.has(overlay) ? overlay : await throughItsDevice(overlay, storage);
       const stat = await storage.stat(path);
       // By another name it is the same overlay.
       if (!stat || except?.has(identityOf(stat)) === true || files.has(identityOf(stat))) continue;
@@ -123,4 +124,13 @@ export async function findOverlays(
   }
   const strangers = new Set([...there.values()].flat().filter((path) => !named.has(path)));
   return { overlays: there, strangers, lost, notes: search.notes };
+}
+
+/** The loop device over a file: what is on that is written through it, and read by its name, never by the file's beside it. */
+async function throughItsDevice(file: string, storage: PlanContext["storage"]): Promise<string> {
+  const stat = await storage.stat(file);
+  if (stat?.kind !== "file") return file;
+  const holders = await storage.findHolders(stat);
+  // Of a process the pid is told.
+  return holders.find(({ pid, program }) => pid === 0 && program.startsWith("/dev/loop"))?.program ?? file;
 }
