@@ -233,6 +233,13 @@ test("who names the workspace gets it named in what he may paste", async () => {
   }
 });
 
+test("a refusal that aborts the transaction says so in one sentence", async () => {
+  const desk = await makeDesk();
+  await desk.well("txn begin --name t --on-error abort");
+  const { stderr } = await desk.imgtx("resize vda 512 --txn t");
+  expect(stderr).toMatch(/a shrink operation; transaction \w+ is aborted with it/);
+});
+
 describe("a frozen device whose image is lost", () => {
   test.each([
     ["is removed", "device remove vda"],

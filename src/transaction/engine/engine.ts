@@ -131,5 +131,6 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
     });
   }
   if (implicit || !aborts || !(error instanceof ImgtxError)) return error;
-  return error.reworded(`${error.message}; transaction ${journal.id} is aborted with it (--on-error abort)`);
+  const said = error.message.replace(/\.$/, "");
+  return error.reworded(`${said}; transaction ${journal.id} is aborted with it (--on-error abort)`);
 }
