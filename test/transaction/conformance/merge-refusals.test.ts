@@ -155,6 +155,9 @@ describe("a merge is refused", () => {
     await bench.run({ kind: "internal-snapshot-create", devices: ["vda"], snapshot: "one" });
     const failure = await failureOf(async () => await bench.run(mergeRequest(bench, ["vda"])));
     expect(failure).toMatchObject({ code: "E_REFUSED", device: "vda" });
+    await bench.commit();
+    const hint = "--keep leaves the image; `imgtx internal-snapshot delete vda NAME` takes one away";
+    await expectRefused(bench, {}, { code: "E_REFUSED", hint });
   });
 
   oracle("qemu-storage-daemon").test("with 10 where somebody has an image of the chain open", async () => {

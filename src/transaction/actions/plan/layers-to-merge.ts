@@ -49,14 +49,13 @@ export async function assertMayBeMerged(
   for (const link of merged) {
     const snapshots = link.header?.nbSnapshots ?? 0;
     if (snapshots === 0 || keep) continue;
+    // Those below are changed by nobody.
+    const isActive = above.length === 0 && link === merged[0];
+    const takenAway = isActive ? `; \`imgtx internal-snapshot delete ${device} NAME\` takes one away` : "";
     throw new ImgtxError(
       "E_REFUSED",
       `it has internal snapshots, which would be lost with it: ${snapshots}`,
-      {
-        device,
-        image: link.path,
-        hint: "--keep leaves the image; `qemu-img snapshot -d` takes the snapshots away",
-      },
+      { device, image: link.path, hint: `--keep leaves the image${takenAway}` },
     );
   }
   assertSizesFit({ device, above, merged, into });
