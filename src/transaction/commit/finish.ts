@@ -31,7 +31,7 @@ import { syncLate } from "./late-sync.ts";
 import { holdLeft } from "./left-images.ts";
 import { removeEmptied } from "./emptied.ts";
 import { imagesLeft, imagesUsed, leavesUnfenced } from "./leaving.ts";
-import { rememberLeft } from "./left-times.ts";
+import { looksOfLeft, rememberLeft, timesOfLeft } from "./left-times.ts";
 import { holdMoved } from "./moved-devices.ts";
 import { lookAtKeptFences, liftLeft } from "./leaving-fences.ts";
 import {
@@ -103,7 +103,8 @@ export async function finishCommit(
   const table = await moveTable(workspace, journal, how);
   const used = imagesUsed(table, state);
   const isDue = (image: string): boolean => !used.has(image);
-  const redone = await applyRedo(workspace, journal, { ...how, isDue, hasMoved: true });
+  const times = timesOfLeft(state, table);
+  const redone = await applyRedo(workspace, journal, { ...how, isDue, hasMoved: true, times });
   const down: (() => Promise<void>)[] = [];
   const unsure = await liftLeft(workspace, state, { onDown: (renew) => down.push(renew) });
   const remember = async (): Promise<void> => {
@@ -204,7 +205,8 @@ async function moveTable(workspace: Workspace, journal: Journal, how: Finishing)
       ...redone,
       ...(await syncLate(workspace, state, stale, { ...how, present })),
     ]);
-    return await moveOn(workspace, journal, { commit, changed, written, redone }, how);
+    const left = await looksOfLeft(workspace, state, expected, kept);
+    return await moveOn(workspace, journal, { commit, changed, written, redone, left }, how);
   } finally {
     await held?.release();
   }
@@ -218,12 +220,14 @@ interface Change {
   readonly written: ReadonlyMap<string, Fingerprint>;
   /** Those that the transaction has changed in place: so a rollback will find them. */
   readonly redone: ReadonlyMap<string, Fingerprint>;
+  /** What those will look like that it changes when the table has moved, and that snapshots keep. */
+  readonly left: ReadonlyMap<string, Fingerprint>;
 }
 
 async function moveOn(
   workspace: Workspace,
   { state }: Journal,
-  { commit, changed, written, redone }: Change,
+  { commit, changed, written, redone, left }: Change,
   how: Finishing,
 ): Promise<DeviceTable> {
   return await how.underLock(async () => {
@@ -232,7 +236,7 @@ async function moveOn(
     const made = filesMade(state);
     const seen = new Map([...(how.looks ?? [])].filter(([image]) => made.has(image)));
     const kept = nextTable(table, state, commit, closing);
-    const planned = withLooksOfKept(kept, closing, state, redone, seen);
+    const planned = withLooksOfKept(kept, closing, state, redone, new Map([...seen, ...left]));
     const late = imagesCopiedLate(state, planned);
     // Also where it is larger or smaller already: what it looks like is told when all is copied.
     for (const image of late)

@@ -6,14 +6,14 @@
 // - Recovery applies none that discards (redo.ts) to an image without a fence that somebody has written to since the
 //   mark: what was written might go with what the log takes away, or into a snapshot of before.
 // - Where no fence tells that a log was applied, the journal does, durably, before anybody else may open the image: after
-//   that record the image is not looked at any more. Such logs come first, while the other images are as before.
+//   that record the image is not looked at any more. Such logs come first, while the other images are as before. It does
+//   so too of what waited until the table had moved: what is written to that afterwards keeps its time.
 // - Logs go when the table has moved, durably, and before the journal that knows them by name.
 
 import type { Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
   applyLog,
-  describeChanges,
   describeDoubt,
   type Fingerprint,
   type Guard,
@@ -29,11 +29,9 @@ import {
 import type { LockWaiting, Storage, StorageFile } from "../../storage/index.ts";
 import {
   fenceBytesOf,
-  filesRemoved,
   type Journal,
   logsOf,
   type PreparedRedo,
-  redoOf,
   type TransactionState,
   volumesFilled,
 } from "../journal/index.ts";
@@ -41,7 +39,7 @@ import type { KeptFile } from "../requests/request.ts";
 import { AS_IMAGE } from "./devices.ts";
 import { lockWriter, openIfFree, openUnlessGone } from "./open-free.ts";
 import { diskIsAway, foldersOf, isDiskThere, isElsewhere } from "./planned-folders.ts";
-import { baseOf, isRecorded, takeSpace } from "./redo.ts";
+import { baseOf, findWrites, inOrder, isRecorded, takeSpace } from "./redo.ts";
 import { removeFinished } from "./removal.ts";
 
 export interface HowToApply {
@@ -57,6 +55,8 @@ export interface HowToApply {
   readonly hasMoved?: boolean;
   /** Images that snapshots keep, and nobody writes to: see applyOne. */
   readonly kept?: ReadonlySet<string>;
+  /** Times of modification that images get whose logs say none, as records of snapshots have them: see left-times.ts. */
+  readonly times?: ReadonlyMap<string, string>;
   /** Told of images that are left as they are. Undefined: that is an error. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
   readonly onNotice?: ((line: string) => void) | undefined;
@@ -79,9 +79,10 @@ export async function applyRedo(
       const { image } = one.redo;
       try {
         const hasHeader = one.base.headerSha256 !== null || filled.has(image);
-        const look = await applyOne(storage, { ...one, hasHeader }, isRecorded(one.redo, state), how);
+        const isToldOf = isRecorded(one.redo, state) || how.times?.has(image) === true;
+        const look = await applyOne(storage, { ...one, hasHeader }, isToldOf, how);
         if (look) looks.set(image, look);
-        if (isRecorded(one.redo, state)) await journal.append({ type: "applied", image }, "applied");
+        if (isToldOf) await journal.append({ type: "applied", image }, "applied");
       } finally {
         await one.close();
       }
@@ -140,14 +141,6 @@ function sayDoubt(image: string): string {
   return `whether somebody wrote to ${image} after imgtx changed it can't be told, since imgtx was stopped right then`;
 }
 
-/** What a guest's write may stop comes first: then all others are as before. What goes at the end is not changed any more. */
-function inOrder(state: TransactionState): PreparedRedo[] {
-  const gone = filesRemoved(state);
-  return [...redoOf(state).values()]
-    .filter(({ image }) => !gone.has(image))
-    .toSorted((a, b) => Number(isRecorded(b, state)) - Number(isRecorded(a, state)));
-}
-
 const LEFT_BY_FORCE: ReadonlySet<string> = new Set(["E_CHANGED", "E_NOT_FOUND", "E_CORRUPT"]);
 
 /** An image whose log may be applied, open for that and locked. */
@@ -160,6 +153,8 @@ interface Ready {
   readonly file: StorageFile | undefined;
   readonly seen: StorageFile;
   readonly isApplied: boolean;
+  /** The time of modification that it gets. Undefined: that of the writes. */
+  readonly modifiedNs: string | undefined;
   close(): Promise<void>;
 }
 
@@ -208,11 +203,31 @@ async function openOne(
       const mayLose = guard.kind === "digests" && redo.discards === true && found === "untouched";
       if (mayLose) await assertUnwritten(file, { redo, base }, how.onNotice);
     }
+    const time = how.times?.get(image);
+    const isGuarded = isApplied || how.isLocked || guard.kind === "fence";
+    const keepsTime = time !== undefined && !isGuarded && (await isWritten(seen, { redo, base, found }, how));
+    const modifiedNs = redo.modifiedNs ?? (keepsTime ? undefined : time);
     isReady = true;
-    return { redo, base, log, guard, file, seen, isApplied, close };
+    return { redo, base, log, guard, file, seen, isApplied, modifiedNs, close };
   } finally {
     if (!isReady) await close();
   }
+}
+
+/** Whether somebody has: what a snapshot keeps must not have that in it, and its time tells. A doubt is said. */
+async function isWritten(
+  file: StorageFile,
+  { redo: { image }, base, found }: Pick<Ready, "redo" | "base"> & { readonly found: string },
+  { onNotice }: HowToApply,
+): Promise<boolean> {
+  const isPartly = found !== "untouched";
+  const changes = isPartly ? [] : findWrites(base, await takeFingerprint(file, base.headerSha256 !== null));
+  if (isPartly) onNotice?.(sayDoubt(image));
+  if (changes.length > 0)
+    onNotice?.(
+      `${image} was written to after the commit, and what a snapshot keeps of it has changed: ${changes.join(", ")}`,
+    );
+  return changes.length > 0;
 }
 
 /** Whether an image is as it was at the mark, where the log is to be asked: it may have been written to elsewhere. */
@@ -251,10 +266,7 @@ async function assertUnwritten(
   // Of a raw disk that becomes smaller.
   if (changedSectors + freedPages === 0 && (await file.seekData(sizeAfter)) === undefined) return;
   const now = await takeFingerprint(file, base.headerSha256 !== null);
-  const changes = describeChanges(base, now);
-  // What only changed its change time may have written, and put the other one back.
-  if (base.bootId === now.bootId && base.changedNs !== undefined && base.changedNs !== now.changedNs)
-    changes.push("its change time");
+  const changes = findWrites(base, now);
   if (changes.length > 0) {
     throw new ImgtxError(
       "E_CHANGED",
@@ -280,13 +292,19 @@ async function openApplied(
 
 async function applyOne(
   storage: Storage,
-  { redo, hasHeader, log, guard, file, seen, isApplied }: Ready & { readonly hasHeader: boolean },
+  { redo, hasHeader, log, guard, file, seen, isApplied, modifiedNs }: Ready & { readonly hasHeader: boolean },
   isToldOf: boolean,
-  { kept, onNotice }: Pick<HowToApply, "kept" | "onNotice">,
+  { kept, times, onNotice }: Pick<HowToApply, "kept" | "times" | "onNotice">,
 ): Promise<Fingerprint | undefined> {
   const look = async (of: StorageFile): Promise<Fingerprint> =>
     await settleFingerprint(storage.host, of, await takeFingerprint(of, hasHeader));
   if (isApplied) {
+    // Whoever applied it may have died before it had its time, and a snapshot would be lost for nothing.
+    const lacksTime = times?.has(redo.image) === true && (await seen.stat()).modifiedNs !== modifiedNs;
+    if (file && lacksTime && modifiedNs !== undefined) {
+      await file.setModified(modifiedNs);
+      onNotice?.(sayDoubt(redo.image));
+    }
     if (file) await renewApplied(log, file);
     else if (isToldOf) await seen.flush("redo log: applied");
     // Whoever applied it has died since. From then on a guest may have opened the image, and what it looks like now
@@ -298,7 +316,7 @@ async function applyOne(
   }
   if (!file) throw new Error("an image that is to be changed is open for writing");
   for (const range of redo.preallocated ?? []) await takeSpace(file, range, redo.sizeAfter);
-  await applyLog(log, file, guard, redo.modifiedNs ?? undefined);
+  await applyLog(log, file, guard, modifiedNs);
   return await look(file);
 }
 

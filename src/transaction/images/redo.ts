@@ -30,6 +30,7 @@ import type { Reservation, Storage, StorageFile } from "../../storage/index.ts";
 import { AS_IMAGE, isDeviceAt } from "./devices.ts";
 import {
   copiesOf,
+  filesRemoved,
   lastSeen,
   lateLogsOf,
   liveStatements,
@@ -272,16 +273,17 @@ export async function reserveForRedo(
   taken: Reservation[],
 ): Promise<void> {
   const { storage } = workspace;
-  for (const redo of redoOf(state).values()) {
-    const { image, changedSectors, preallocated = [] } = redo;
+  const redone = [...redoOf(state).values()];
+  for (const { image, changedSectors, preallocated = [] } of redone) {
     const inAdvance = preallocated.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     // A block device has its space: what it has no room for did not get into the log.
     if (!(await isDeviceAt(storage, image))) {
       taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES + inAdvance));
     }
-    if (isRecorded(redo, state))
-      taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES));
   }
+  // Which of them are applied when the table has moved is not known yet: those are recorded as well.
+  if (redone.length > 0)
+    taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES * redone.length));
 }
 
 /**
@@ -296,6 +298,23 @@ export function isRecorded(
   if (guardedBy !== "fence" && changedSectors + freedPages > 0) return true;
   const isLate = state.staged.some((one) => one.log === log);
   return !isLate && copiesOf(state).some(({ into }) => into === image);
+}
+
+/** What shows that somebody has written to it since the log was begun, a few words each. */
+export function findWrites(base: Fingerprint, now: Fingerprint): string[] {
+  const changes = describeChanges(base, now);
+  // What only changed its change time may have written, and put the other one back.
+  const isMoved =
+    base.bootId === now.bootId && base.changedNs !== undefined && base.changedNs !== now.changedNs;
+  return isMoved ? [...changes, "its change time"] : changes;
+}
+
+/** What a guest's write may stop comes first: then all others are as before. What goes at the end is not changed any more. */
+export function inOrder(state: TransactionState): PreparedRedo[] {
+  const gone = filesRemoved(state);
+  return [...redoOf(state).values()]
+    .filter(({ image }) => !gone.has(image))
+    .toSorted((a, b) => Number(isRecorded(b, state)) - Number(isRecorded(a, state)));
 }
 
 const ZEROS_BYTES = 4 * 1024 * 1024;

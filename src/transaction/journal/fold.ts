@@ -169,17 +169,14 @@ function keepStaged(
   return { ...state, staged: [...state.staged, redo], applied };
 }
 
-/** Once, of an image that has a redo log, and no fence or a copy that comes after it. */
+/** Once, of an image that has a redo log. */
 function keepApplied(
   state: TransactionState,
   { image, type }: AppliedRecord,
   file: string,
 ): TransactionState {
   const { applied } = state;
-  const redo = redoOf(state).get(image);
-  const isCopiedInto = state.statements.some(({ plan }) => plan.copies.some(({ into }) => into === image));
-  const isTold = redo !== undefined && (redo.guardedBy !== "fence" || isCopiedInto);
-  if (applied.has(image) || !isTold) throw outOfOrder(file, type);
+  if (applied.has(image) || !redoOf(state).has(image)) throw outOfOrder(file, type);
   return { ...state, applied: new Set([...applied, image]) };
 }
 

@@ -96,9 +96,10 @@ async function isCopyOf(
   file: StorageFile,
 ): Promise<boolean> {
   const redo = redoOf(state).get(image);
-  if (redo && !state.applied.has(image)) {
+  if (redo) {
     const survey = await surveyRedo(storage, state, redo);
-    return survey === "untouched" || survey === "partly" || survey === "applied";
+    const isAsLogged = survey === "untouched" || survey === "partly" || survey === "applied";
+    if (isAsLogged || !state.applied.has(image)) return isAsLogged;
   }
   if (await isFenceUp(file, image, state)) return true;
   const known = lastSeen(state).get(image)?.fingerprint;

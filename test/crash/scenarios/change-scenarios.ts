@@ -6,11 +6,13 @@ import {
   DEVICES,
   filesOf,
   ONE,
+  OTHER,
   onTwo,
   type Scenario,
   step,
   COMMIT_UNDER_FENCES,
   withLeak,
+  write,
 } from "./sample-devices.ts";
 
 /** All of them are written to, and told by what a guest sees. */
@@ -81,6 +83,27 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
       COMMIT_UNDER_FENCES,
     ],
     studied: [3, 4],
+  },
+  {
+    name: "a snapshot of what an internal snapshot left, that its device leaves in the same transaction, and back to it",
+    files: filesOf([...ONE, ...DEVICES.slice(3, 4)], [OTHER]),
+    prepare: [
+      ...addAll([...ONE, ...DEVICES.slice(3, 4)]),
+      step("internal-snapshot create vda vdd one"),
+      write("a.qcow2"),
+      write("d.qcow2"),
+    ],
+    changing: CHANGING,
+    steps: [
+      step("txn begin"),
+      step("internal-snapshot apply vda vdd one"),
+      step("snapshot-group vda=a1.qcow2 vdd=d1.qcow2"),
+      step("pull vda"),
+      step("reopen vdd other.qcow2"),
+      step("txn commit"),
+      step("rollback --to 1"),
+    ],
+    studied: [5],
   },
   // Elsewhere the first of two snapshots can't be deleted any more, since the disk is larger by then.
   {

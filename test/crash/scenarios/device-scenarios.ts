@@ -222,10 +222,30 @@ const CHANGED_AND_MERGED: Scenario = onVolumes(
   },
 );
 
+/** Changed when the table has moved, by logs in the workspace: a volume has no times that would tell of it. */
+const CHANGED_AND_LEFT: Scenario = onVolumes(
+  "a volume changed, kept by a snapshot and left in one transaction, and back to it",
+  [
+    step("txn begin"),
+    step("internal-snapshot apply vda s"),
+    step("snapshot vda a1.qcow2"),
+    step("reopen vda other.qcow2"),
+    step("txn commit"),
+    step("rollback vda=back.qcow2 --to 1"),
+  ],
+  {
+    files: filesOf([], [...VOLUMES, OTHER]),
+    prepare: [...ADDED, step("internal-snapshot create vda s"), writeOver("../images/vol-a", "vol-a")],
+    changing: CHANGING,
+    studied: [4],
+  },
+);
+
 export const DEVICE_SCENARIOS: readonly Scenario[] = [
   ONTO_VOLUMES,
   LET_GO,
   CHANGED_AND_MERGED,
+  CHANGED_AND_LEFT,
   onVolumes("a group snapshot of three volumes, in files", [
     step("snapshot-group vda=a1.qcow2 vdb=b1.qcow2 vdc=c1.qcow2 --name one"),
   ]),
