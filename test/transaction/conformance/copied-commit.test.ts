@@ -21,6 +21,12 @@ const WORK = {
   "a resize": async (bench: Workbench) => await bench.run(resize("vda")),
   "a resize of a raw disk": async (bench: Workbench) => await bench.run(resize("vdb")),
   "a reopen": async (bench: Workbench) => await bench.reopen("vda", "other.qcow2"),
+  "a resize, a snapshot of that, and a reopen": async (bench: Workbench) =>
+    await bench.run([
+      resize("vda"),
+      bench.snapshotRequest({ vda: "a1.qcow2" }, { relative: true }),
+      { kind: "reopen", device: "vda", file: bench.at("other.qcow2"), format: "qcow2", force: true },
+    ]),
   "a merge": async (bench: Workbench) =>
     await bench.run({
       kind: "merge",
