@@ -100,7 +100,7 @@ export const CHANGE_SCENARIOS: readonly Scenario[] = [
       step("snapshot-group vda=a1.qcow2 vdd=d1.qcow2"),
       step("pull vda"),
       step("reopen vdd other.qcow2"),
-      step("txn commit"),
+      COMMIT_UNDER_FENCES,
       step("rollback --to 1"),
     ],
     studied: [5],
