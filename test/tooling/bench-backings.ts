@@ -6,7 +6,7 @@
 import { execFileSync } from "node:child_process";
 import { closeSync, copyFileSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
 import { randomBytes } from "node:crypto";
-import { type Bench, inTurns, run, runImgtx } from "./bench-tools.ts";
+import { type Bench, inTurns, run, runImgtx, warmMemory } from "./bench-tools.ts";
 
 const MIB = 2 ** 20;
 
@@ -29,6 +29,7 @@ export function benchBackings({ scratch, report }: Bench): void {
     const place = (name: string): void => {
       copyFileSync(`${folder}/${name}`, `${folder}/t.qcow2`);
       run(folder, "sync", []);
+      warmMemory(folder);
     };
     const compare = (
       what: string,

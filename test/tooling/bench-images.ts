@@ -14,7 +14,7 @@ import {
   writeSync,
 } from "node:fs";
 import { LAUNCHER } from "../helpers/program.ts";
-import { type Bench, inTurns, type Report, run, runWords } from "./bench-tools.ts";
+import { type Bench, inTurns, type Report, run, runWords, warmMemory } from "./bench-tools.ts";
 
 const MIB = 2 ** 20;
 const MEMORY_MIB_MAX = 256;
@@ -112,7 +112,10 @@ function benchConvert(
   name: string,
   what: string,
 ): void {
-  const before = () => rmSync(`${folder}/out`, { force: true });
+  const before = () => {
+    rmSync(`${folder}/out`, { force: true });
+    warmMemory(folder);
+  };
   for (const source of ["raw", "qcow2"]) {
     for (const target of ["raw", "qcow2"]) {
       const words = ["convert", "-f", source, "-O", target, `${name}.${source}`, "out"];

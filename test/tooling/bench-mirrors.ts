@@ -3,7 +3,7 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { closeSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
-import { type Bench, inTurns, type Job, type Report, run, runImgtx } from "./bench-tools.ts";
+import { type Bench, inTurns, type Job, type Report, run, runImgtx, warmMemory } from "./bench-tools.ts";
 
 const MIB = 2 ** 20;
 const QEMU_IO = "qemu-io";
@@ -38,6 +38,7 @@ function atRest(folder: string, job: Job): Job {
   const prepared = "sync -f . && cat -- *.qcow2 *.raw > /dev/null 2>&1";
   return () => {
     spawnSync("bash", ["-c", prepared], { cwd: folder });
+    warmMemory(folder);
     return job();
   };
 }

@@ -1,6 +1,7 @@
 // How the parts of the bench measure, and the table of what they found.
 
 import { spawnSync } from "node:child_process";
+import { closeSync, openSync, rmSync, writeSync } from "node:fs";
 import { PROGRAM, wordsToStart } from "../helpers/program.ts";
 
 /** What is measured: the launcher on Node, or the single file where IMGTX_BIN names one. */
@@ -51,6 +52,21 @@ export function inTurns<const Jobs extends readonly Job[]>(
   }
   const medians = times.map((each) => each.sort((a, b) => a - b)[Math.floor(each.length / 2)] ?? 0);
   return medians as { readonly [Index in keyof Jobs]: number };
+}
+
+const WARM_MIB = 2048;
+
+/**
+ * Has the machine's own host give it memory for what comes next: a virtual one may have given back what is free, and each new
+ * page of its cache costs a fault there then, a second for each GiB, for whichever program comes to it.
+ */
+export function warmMemory(folder: string): void {
+  const path = `${folder}/warm`;
+  const file = openSync(path, "w");
+  const piece = new Uint8Array(2 ** 20);
+  for (let written = 0; written < WARM_MIB; written += 1) writeSync(file, piece);
+  closeSync(file);
+  rmSync(path);
 }
 
 /** Milliseconds that the program took. Throws when it fails: a failure is not fast. */
