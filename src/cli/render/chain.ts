@@ -5,7 +5,7 @@ import { shellQuote } from "../../format/index.ts";
 import { formatBytes, sayTime } from "../../units/index.ts";
 import type { DeviceDescription, MirrorStanding } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
-import { fold, widthOf, withName, wordsOf } from "./layout.ts";
+import { foldLabelled, widthOf, withName, wordsOf } from "./layout.ts";
 
 const SNAPSHOTS_TOLD = 3;
 
@@ -60,13 +60,10 @@ function drawHead(device: DeviceDescription, canvas: Canvas): string[] {
     device.provision === undefined ? undefined : `volumes by ${device.provision.map(shellQuote).join(" ")}`,
     device.transaction === null ? undefined : `in transaction ${device.transaction}`,
   ].filter((fact) => fact !== undefined);
-  const name = paint.bold(device.name);
-  if (facts.length === 0) return [name];
-  const [head = "", ...rest] = fold(wordsOf(`${device.name}  ${facts.join(", ")}`), canvas, 4);
-  return [
-    `${name}  ${paint.dim(head.slice(device.name.length + 2))}`,
-    ...rest.map((line) => paint.dim(line)),
-  ];
+  const { name } = device;
+  if (facts.length === 0) return [paint.bold(name)];
+  const how = { spaces: 4, paintLabel: paint.bold, paint: paint.dim };
+  return foldLabelled(wordsOf(`${name}  ${facts.join(", ")}`), name, canvas, how);
 }
 
 /** `snapshots 27 (nightly), 26 and 12 more` */

@@ -3,7 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { hintOf } from "./hint.ts";
-import { fold, wordsOf } from "./layout.ts";
+import { fold, foldLabelled, wordsOf } from "./layout.ts";
 import { printable } from "./printable.ts";
 
 export function drawError(error: unknown, canvas: Canvas, verbose: boolean): string[] {
@@ -25,11 +25,12 @@ function drawForeseen(error: ImgtxError, canvas: Canvas, verbose: boolean): stri
       : `line ${error.line} of the batch`,
   ].filter((part) => part !== undefined);
   const paths = error.image === undefined ? [] : [printable(error.image)];
-  const [first = "", ...rest] = fold(wordsOf(`error: ${named}`, paths), canvas, 2);
   const where = place.map((part, index) => (index < place.length - 1 ? `${part},` : part));
   return [
-    `${paint.red("error:")}${first.slice("error:".length)}`,
-    ...rest,
+    ...foldLabelled(wordsOf(`error: ${named}`, paths), "error:", canvas, {
+      spaces: 2,
+      paintLabel: paint.red,
+    }),
     ...(place.length === 0 ? [] : fold(["  at:", ...where], canvas, 4)),
     ...(verbose ? drawCauses(error) : []),
     ...drawChanged(error),
@@ -38,8 +39,8 @@ function drawForeseen(error: ImgtxError, canvas: Canvas, verbose: boolean): stri
 }
 
 function drawHint(hint: string, canvas: Canvas): string[] {
-  const [first = "", ...rest] = fold(wordsOf(`  hint: ${hint}`), canvas, 4);
-  return [first.replace("hint:", canvas.paint.cyan("hint:")), ...rest];
+  const how = { spaces: 4, paintLabel: canvas.paint.cyan };
+  return foldLabelled(wordsOf(`  hint: ${hint}`), "hint:", canvas, how);
 }
 
 /** A usage error is found before anything is opened: there is nothing to say. */

@@ -53,6 +53,26 @@ export function fold(
   return [first, ...indent(rest, spaces)];
 }
 
+/** The same of words that begin with a label, indented or not, which is painted; and so is what follows it, where that is said. */
+export function foldLabelled(
+  words: readonly string[],
+  label: string,
+  canvas: Pick<Canvas, "columns">,
+  how: {
+    readonly spaces: number;
+    readonly paintLabel: (label: string) => string;
+    readonly paint?: (text: string) => string;
+  },
+): string[] {
+  const { spaces, paintLabel, paint = (text) => text } = how;
+  const [first = "", ...rest] = fold(words, canvas, spaces);
+  const start = first.indexOf(label);
+  const after = first.slice(start + label.length);
+  const gap = after.length - after.trimStart().length;
+  const head = `${first.slice(0, start)}${paintLabel(label)}${after.slice(0, gap)}`;
+  return [`${head}${paint(after.slice(gap))}`, ...rest.map((line) => paint(line))];
+}
+
 /**
  * Words of prose, which joined are what it was. What stands in backticks or quotes stays whole, to be copied, and so do
  * these paths, which may have spaces in them and stand there without quotes.

@@ -7,7 +7,7 @@ import { type ActionKind, type ActionReport, type Outcome, traitsOf } from "../.
 import type { Canvas } from "./canvas.ts";
 import { drawChains } from "./chain.ts";
 import { sayTime } from "../../units/index.ts";
-import { fold, widthOf, withName, wordsOf } from "./layout.ts";
+import { fold, foldLabelled, widthOf, withName, wordsOf } from "./layout.ts";
 
 /** `undone` is for what took a transaction, or a part of one, back; `undoing` for a dry run of that. */
 export type Tense = "done" | "prepared" | "planned" | "undone" | "undoing";
@@ -92,17 +92,15 @@ export function drawAction(action: ActionReport, canvas: Canvas, tense: Tense): 
   const { paint } = canvas;
   const head = action.device === null ? action.kind : action.device;
   const [what = "", ...move] = sayMove(action, tense);
-  const [first = "", ...rest] = fold([`${head}: ${what}`, ...move], canvas, 4);
   return [
-    `${paint.bold(head)}${first.slice(head.length)}`,
-    ...rest,
+    ...foldLabelled([`${head}: ${what}`, ...move], head, canvas, { spaces: 4, paintLabel: paint.bold }),
     ...action.notes.flatMap((note) => drawNote(`  note: ${note}`, pathsOf([action]), canvas)),
   ];
 }
 
 function drawNote(text: string, paths: readonly string[], canvas: Canvas): string[] {
-  const [first = "", ...rest] = fold(wordsOf(text, paths), canvas, 4);
-  return [first.replace("note:", canvas.paint.yellow("note:")), ...rest];
+  const how = { spaces: 4, paintLabel: canvas.paint.yellow };
+  return foldLabelled(wordsOf(text, paths), "note:", canvas, how);
 }
 
 function pathsOf(actions: readonly ActionReport[]): string[] {

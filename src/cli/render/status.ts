@@ -4,7 +4,7 @@ import { formatBytes, sayTime } from "../../units/index.ts";
 import type { StatusDescription } from "../../transaction/index.ts";
 import type { Canvas } from "./canvas.ts";
 import { drawFrozen, sayStanding } from "./chain.ts";
-import { drawAge, fold, withName, wordsOf } from "./layout.ts";
+import { drawAge, foldLabelled, withName, wordsOf } from "./layout.ts";
 
 /** A problem is what `--check` ends with 1 for. */
 export interface Fact {
@@ -43,11 +43,11 @@ export function drawStatus(status: StatusDescription, canvas: Canvas): string[] 
     const mark = level === "problem" ? "problem: " : "";
     const head = subject.padEnd(width);
     const words = wordsOf(`${head}  ${mark}${text}`, paths);
-    const [first = "", ...rest] = fold(words, canvas, Math.min(width + 2, 12));
-    return [
-      `${paint.bold(head)}  ${colour(level, first.slice(head.length + 2))}`,
-      ...rest.map((line) => colour(level, line)),
-    ];
+    return foldLabelled(words, head, canvas, {
+      spaces: Math.min(width + 2, 12),
+      paintLabel: paint.bold,
+      paint: (line) => colour(level, line),
+    });
   });
 }
 
