@@ -186,8 +186,8 @@ class Collection {
     judge: (file: StorageFile) => Promise<string | undefined>,
   ): Promise<string | undefined> {
     const { storage } = this.#workspace;
-    const file = await storage.openFile(path, this.#removes ? "write" : "read", AS_IMAGE);
-    try {
+    const opening = storage.openFile(path, this.#removes ? "write" : "read", AS_IMAGE);
+    return await whileOpen(await opening, async (file) => {
       const why = (await claimUnused(storage, file)) ?? (await orReason(judge, file));
       if (why !== undefined || !this.#removes) return why;
       const end = await letGo(storage, path, {
@@ -197,9 +197,7 @@ class Collection {
         findReason: async () => undefined,
       });
       return typeof end === "object" ? end.why : undefined;
-    } finally {
-      await file.close();
-    }
+    });
   }
 
   /** Undefined where one may not be looked at, which may be any, by another name. */

@@ -73,21 +73,14 @@ async function findSnapshot(
   for (const device of named) requireDevice(table, device);
   const until = to === undefined || isKnown(table, to) ? undefined : readTime(to);
   if (to !== undefined && until === undefined) {
-    const snapshot = await snapshots.read(requireSnapshot(table, to));
-    const missing = named.find((name) => snapshot.devices.every(({ device }) => device !== name));
-    if (missing !== undefined) throw keepsNot(snapshot, missing);
-    return snapshot;
+    return keepingAll(await snapshots.read(requireSnapshot(table, to)), named);
   }
   const wanted = named.length === 0 ? table.devices.map(({ name }) => name) : named;
   // Not by halves: where the clock was set back, they do not stand in the order of their times.
   for (const ref of table.snapshots.toReversed()) {
     const snapshot = await snapshots.read(ref);
     if (until !== undefined && Date.parse(snapshot.created) > until) continue;
-    if (snapshot.devices.some(({ device }) => wanted.includes(device))) {
-      const missing = named.find((name) => snapshot.devices.every(({ device }) => device !== name));
-      if (missing !== undefined) throw keepsNot(snapshot, missing);
-      return snapshot;
-    }
+    if (snapshot.devices.some(({ device }) => wanted.includes(device))) return keepingAll(snapshot, named);
   }
   throw new ImgtxError(
     "E_NOT_FOUND",
@@ -96,6 +89,13 @@ async function findSnapshot(
       : `no snapshot of the devices is as old as ${to}`,
     { hint: "`imgtx snapshot-list` lists them" },
   );
+}
+
+/** E_REFUSED where it keeps one of them not. */
+function keepingAll(snapshot: Snapshot, named: readonly string[]): Snapshot {
+  const missing = named.find((name) => snapshot.devices.every(({ device }) => device !== name));
+  if (missing !== undefined) throw keepsNot(snapshot, missing);
+  return snapshot;
 }
 
 function isKnown({ snapshots }: DeviceTable, wanted: string): boolean {
