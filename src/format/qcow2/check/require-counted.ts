@@ -20,8 +20,16 @@ import type { Danger } from "./check-findings.ts";
 import { shellQuote } from "../../quote-name.ts";
 
 export function cutOffHint(image: string): string {
-  const salvage = `imgtx img convert --salvage -O qcow2 ${shellQuote(image)} COPY`;
-  return `get the rest of the file, or a whole copy of it; \`${salvage}\` copies what is there`;
+  return `get the rest of the file, or a whole copy of it; ${salvage(image)} copies what is there`;
+}
+
+/** For what no repair brings back. */
+export function salvageHint(image: string): string {
+  return `restore it from a copy, or save what can be read with ${salvage(image)}`;
+}
+
+function salvage(image: string): string {
+  return `\`imgtx img convert --salvage -O qcow2 ${shellQuote(image)} COPY\``;
 }
 
 /** What is thrown for an image that can't be checked to its end. */

@@ -9,10 +9,10 @@ import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { clusterIndex } from "../../../units/index.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
-import { shellQuote } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 import { withCalls } from "../../watched-file.ts";
 import type { ClusterCounts } from "../check/check-counts.ts";
+import { salvageHint } from "../check/require-counted.ts";
 import { roundUpTo8 } from "../codec/header-extension.ts";
 import {
   SNAPSHOT_ENTRY_BYTES_MIN,
@@ -110,7 +110,7 @@ export function requireOwnClusters({ path, header }: Qcow2Link, cut: CutTable, c
       {
         image: path,
         offset: at,
-        hint: `restore it from a copy, or save what can be read with \`imgtx img convert --salvage -O qcow2 ${shellQuote(path)} COPY\``,
+        hint: salvageHint(path),
       },
     );
   }

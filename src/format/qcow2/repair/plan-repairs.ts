@@ -16,6 +16,7 @@ import { readBytes } from "../../read-header.ts";
 import { checkQcow2 } from "../check/check.ts";
 import type { ClusterCounts } from "../check/check-counts.ts";
 import type { CheckResult, Danger } from "../check/check-findings.ts";
+import { salvageHint } from "../check/require-counted.ts";
 import type { Qcow2Header } from "../codec/header-cluster.ts";
 import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { countBlockEntries } from "../codec/refcount-table.ts";
@@ -228,9 +229,7 @@ function tooDamaged(image: string, line = ""): ImgtxError {
     `its refcounts are lost, and so may be clusters that nothing leads to any more: ${line}`,
     {
       image,
-      hint:
-        `restore it from a copy, or save what can be read with \`imgtx img convert --salvage -O qcow2 ${shellQuote(image)} COPY\`; ` +
-        `\`qemu-img check -r all ${shellQuote(image)}\` would give those clusters away`,
+      hint: `${salvageHint(image)}; \`qemu-img check -r all ${shellQuote(image)}\` would give those clusters away`,
     },
   );
 }
