@@ -1,7 +1,8 @@
 // Asks before something is done that can't be taken back.
 //
 // Such a thing is never done unasked for: it is all that the command does, or has an option of its own, such as
-// `--give-up ID`. From a script that is the answer. On a terminal, where commands are pasted and called back from the shell's history, it is asked for.
+// `--give-up ID`. From a script that is the answer. On a terminal, where commands are pasted and called back from the
+// shell's history, it is asked for.
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionRequest } from "../../transaction/index.ts";

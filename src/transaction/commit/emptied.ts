@@ -80,7 +80,8 @@ export async function removeEmptied(
   for (const layer of layers) {
     // It is open here, and what is in use is taken away by nobody.
     await close?.(layer.volume.path);
-    left.push(...[(await removeLayer(workspace, layer)) ?? []].flat());
+    const end = await removeLayer(workspace, layer);
+    if (end) left.push(end);
   }
   return [...kept, ...lowered, ...left];
 }
