@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import type { SourceFile } from "./helpers/layers.ts";
 import {
+  findCircles,
   findFolderViolations,
   findImportViolations,
   findImpureCodecs,
@@ -63,6 +64,10 @@ describe("the tree", async () => {
 
   test("every folder has its rule, no rule goes in a circle, and no folder is full", () => {
     expect(findFolderViolations(everything)).toEqual([]);
+  });
+
+  test("no file comes back to itself by what it imports", () => {
+    expect(findCircles(sources)).toEqual([]);
   });
 
   test("tests lie as what they test does, and what they share lies in helpers", () => {
@@ -265,6 +270,8 @@ describe("a broken rule is told", () => {
     "transaction/recover/b.ts",
     "transaction/describe/b.ts",
     "transaction/session.ts",
+    "cli/running/b.ts",
+    "cli/img/run.ts",
   ];
   test.each([
     [
@@ -293,6 +300,16 @@ describe("a broken rule is told", () => {
       'import type { B } from "../session.ts";',
       "of its layer requests, notes, journal, actions/plan, actions",
     ],
+    [
+      "src/cli/grammar/a.ts",
+      'import type { B } from "../running/b.ts";',
+      "grammar may import of its layer its own",
+    ],
+    [
+      "src/cli/img/images/a.ts",
+      'import { b } from "../run.ts";',
+      "img/images may import of its layer its own",
+    ],
   ])("%s, against the rule of its folder: %s", (file, text, message) => {
     const found = findImportViolations([
       { path: file, text },
@@ -310,6 +327,17 @@ describe("a broken rule is told", () => {
     expect(findVerbs({ path: "src/transaction/engine/enter.ts", text })).toHaveLength(count);
     expect(findVerbs({ path: "src/cli/render/outcome.ts", text })).toHaveLength(count);
     expect(findVerbs({ path: "src/transaction/actions/mirror.ts", text })).toHaveLength(0);
+  });
+
+  test("a circle of types and of late imports is told once, with its way", () => {
+    const circle = [
+      { path: "src/cli/a.ts", text: 'import type { B } from "./b.ts";' },
+      { path: "src/cli/b.ts", text: 'void import("./c.ts");\nimport "./d.ts";' },
+      { path: "src/cli/c.ts", text: 'export * from "./b.ts";' },
+      { path: "src/cli/d.ts", text: "" },
+    ];
+    expect(findCircles(circle)).toEqual(["src/cli/b.ts → src/cli/c.ts → src/cli/b.ts"]);
+    expect(findCircles(circle.filter(({ path: each }) => each !== "src/cli/c.ts"))).toEqual([]);
   });
 
   test("a folder without a rule and a full one are told", () => {

@@ -4,15 +4,15 @@
 import { EXIT_OF_CODE } from "../errors/index.ts";
 import type { CliContext } from "./context.ts";
 import type { Engine } from "./engine.ts";
-import type { CommandRow } from "./grammar/command-table.ts";
-import type { Command } from "./grammar/definition.ts";
+import { COMMAND_TABLE } from "./command-table.ts";
+import type { Command, RunnableRow } from "./running/command.ts";
 import { areOfLooking } from "./grammar/exit-status.ts";
 import { locateCommand, type Located } from "./grammar/locate.ts";
 import { type InterruptWords, watchInterrupts } from "./interrupts.ts";
-import { type Invocation, refuseOnce } from "./invocation.ts";
+import { type Invocation, refuseOnce } from "./running/invocation.ts";
 import type { Canvas } from "./render/canvas.ts";
-import { startWorkProgress } from "./render/work-progress.ts";
-import { Report } from "./report.ts";
+import { startWorkProgress } from "./render/progress/work-progress.ts";
+import { Report } from "./running/report.ts";
 import { describeBuild } from "./version.ts";
 
 export type { CliContext } from "./context.ts";
@@ -24,7 +24,7 @@ export async function run(argv: readonly string[], context: CliContext): Promise
     const status = await runAsImg(argv, context);
     if (status !== undefined) return await finishImg(status, context);
   }
-  const located = locateCommand(argv);
+  const located = locateCommand(argv, COMMAND_TABLE);
   const report = await Report.create(context, {
     json: located.wantsJson,
     quiet: false,
@@ -47,7 +47,7 @@ async function finishImg(status: number, context: CliContext): Promise<number> {
 
 async function dispatch(
   argv: readonly string[],
-  located: Located,
+  located: Located<RunnableRow>,
   context: CliContext,
   report: Report,
 ): Promise<number> {
@@ -65,18 +65,18 @@ async function dispatch(
     return EXIT_OF_CODE.E_USAGE;
   }
   const { refuseUnknownCommand } = await import("./grammar/parser.ts");
-  if (located.row === undefined) return refuseUnknownCommand(argv, located.path);
+  if (located.row === undefined) return refuseUnknownCommand(argv, located.path, COMMAND_TABLE);
   return execute(argv, located.row, context, report);
 }
 
 async function drawHelp(path: readonly string[], canvas: Canvas, short: boolean): Promise<readonly string[]> {
   const { helpFor } = await import("./commands/help.ts");
-  return helpFor(path, canvas, short);
+  return helpFor(path, COMMAND_TABLE, canvas, short);
 }
 
 async function execute(
   argv: readonly string[],
-  row: CommandRow,
+  row: RunnableRow,
   context: CliContext,
   early: Report,
 ): Promise<number> {
@@ -95,6 +95,7 @@ async function execute(
     const invocation: Invocation = {
       input,
       settings,
+      commands: COMMAND_TABLE,
       context,
       loadEngine,
       report,
@@ -146,6 +147,6 @@ async function executeCommand(
     refuseOnce(invocation);
     return other(invocation);
   }
-  const { executeAction } = await import("./commands/action.ts");
+  const { executeAction } = await import("./running/action.ts");
   return executeAction(command, invocation);
 }

@@ -6,7 +6,7 @@ import { mkdir, mkdtemp, readdir, realpath, rm, symlink, writeFile } from "node:
 import { tmpdir } from "node:os";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../src/errors/index.ts";
-import { COMMAND_TABLE } from "../../src/cli/grammar/command-table.ts";
+import { COMMAND_TABLE } from "../../src/cli/command-table.ts";
 import { failWith, runCli, type Result } from "../helpers/cli/harness.ts";
 
 let folder = "";

@@ -6,7 +6,8 @@ import { access, readdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { findGroup } from "../../src/cli/grammar/command-groups.ts";
-import { COMMAND_TABLE, type CommandRow } from "../../src/cli/grammar/command-table.ts";
+import { COMMAND_TABLE } from "../../src/cli/command-table.ts";
+import type { CommandRow } from "../../src/cli/grammar/definition.ts";
 import {
   type CommandDefinition,
   type OptionDefinition,

@@ -2,8 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionRequest } from "../../transaction/index.ts";
-import { COMMAND_TABLE, type CommandRow, findRow } from "../grammar/command-table.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import { type ActionWords, type CommandRow, findRow } from "../grammar/definition.ts";
 import { isNoAction, parseLine, refuseUnknownVerb } from "../grammar/parser.ts";
 import { splitWords } from "./words.ts";
 
@@ -17,12 +16,16 @@ export interface BatchLine {
 }
 
 /** Reads the whole batch before anything of it runs. E_USAGE with the line's number and text. */
-export async function readLines(text: string, cwd: string): Promise<BatchLine[]> {
+export async function readLines(
+  text: string,
+  rows: readonly CommandRow[],
+  cwd: string,
+): Promise<BatchLine[]> {
   const lines: BatchLine[] = [];
   for (const [index, line] of text.split("\n").entries()) {
     const number = index + 1;
     try {
-      const read = await readLine(line, cwd);
+      const read = await readLine(line, rows, cwd);
       if (read) lines.push({ ...read, number });
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
@@ -41,14 +44,18 @@ function quote(line: string): string {
   return text.length > LONGEST_QUOTE ? `${text.slice(0, LONGEST_QUOTE)}…` : text;
 }
 
-async function readLine(line: string, cwd: string): Promise<Omit<BatchLine, "number"> | undefined> {
+async function readLine(
+  line: string,
+  rows: readonly CommandRow[],
+  cwd: string,
+): Promise<Omit<BatchLine, "number"> | undefined> {
   const words = splitWords(line);
   if (words[0] === "imgtx") words.shift();
   const [first, second] = words;
   if (first === undefined) return undefined;
-  const row = findRow([first]) ?? (second === undefined ? undefined : findRow([first, second]));
+  const row = findRow(rows, [first]) ?? (second === undefined ? undefined : findRow(rows, [first, second]));
   const command = row && (await loadAction(row));
-  if (row === undefined || command === undefined) return refuseVerb(first, words);
+  if (row === undefined || command === undefined) return refuseVerb(first, words, rows);
   const input = parseLine(words.slice(row.path.length), row, command.definition, cwd);
   if (input.text("--rate-limit") !== undefined) {
     throw new ImgtxError("E_USAGE", "--rate-limit is for all that a batch copies", {
@@ -60,15 +67,19 @@ async function readLine(line: string, cwd: string): Promise<Omit<BatchLine, "num
 }
 
 /** Undefined for a command that is no action. Those of `img` are none, and are not loaded: they are bundled apart. */
-async function loadAction(row: CommandRow): Promise<ActionCommand | undefined> {
+async function loadAction(row: CommandRow): Promise<ActionWords | undefined> {
   if (row.path[0] === "img") return undefined;
   const command = await row.load();
   return command.kind === "action" ? command : undefined;
 }
 
-async function refuseVerb(first: string, words: readonly string[]): Promise<never> {
-  const actions = await listActions();
-  const known = COMMAND_TABLE.some(({ path }) => path[0] === first);
+async function refuseVerb(
+  first: string,
+  words: readonly string[],
+  rows: readonly CommandRow[],
+): Promise<never> {
+  const actions = await listActions(rows);
+  const known = rows.some(({ path }) => path[0] === first);
   if (known) {
     const hint =
       first === "txn"
@@ -79,9 +90,9 @@ async function refuseVerb(first: string, words: readonly string[]): Promise<neve
   return refuseUnknownVerb(first, actions);
 }
 
-async function listActions(): Promise<string[]> {
+async function listActions(rows: readonly CommandRow[]): Promise<string[]> {
   const names: string[] = [];
-  for (const row of COMMAND_TABLE) {
+  for (const row of rows) {
     if (row.section !== "hidden" && (await loadAction(row))) names.push(row.path.join(" "));
   }
   return names;

@@ -1,7 +1,7 @@
 // imgtx amend DEV … -o OPTIONS
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { AMENDABLE, readAmendment } from "../img/commands/amendment.ts";
 import { parseOptionLists } from "../img/grammar/option-list.ts";

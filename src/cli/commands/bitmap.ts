@@ -2,7 +2,8 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { BitmapRequest } from "../../transaction/index.ts";
-import type { ActionCommand, CommandDefinition, OptionDefinition } from "../grammar/definition.ts";
+import type { CommandDefinition, OptionDefinition } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { devicesAndName, readDevicesAndName } from "./devices-and-name.ts";

@@ -1,6 +1,6 @@
 // imgtx completion bash|zsh|fish
 
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { PRINTING_EXITS } from "../grammar/exit-status.ts";
 import type { CompletionModel } from "../completion/model.ts";
 
@@ -34,9 +34,9 @@ function completion(
       examples: [{ command: how.command, about: "for every new shell" }],
       exits: PRINTING_EXITS,
     },
-    async execute({ report }) {
+    async execute({ commands, report }) {
       const { buildModel } = await import("../completion/model.ts");
-      report.print((await how.write(await buildModel())).trimEnd().split("\n"));
+      report.print((await how.write(await buildModel(commands))).trimEnd().split("\n"));
       return 0;
     },
   };

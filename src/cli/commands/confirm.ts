@@ -6,7 +6,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionRequest } from "../../transaction/index.ts";
-import { type Invocation, type OpenSession, runOptions } from "../invocation.ts";
+import { type Invocation, type OpenSession, runOptions } from "../running/invocation.ts";
 import { withName } from "../render/layout.ts";
 import { printable } from "../render/printable.ts";
 

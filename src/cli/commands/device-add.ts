@@ -2,11 +2,11 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionRequest } from "../../transaction/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { type Invocation, openSession, runOptions } from "../invocation.ts";
-import { OUTCOME } from "./action.ts";
+import { type Invocation, openSession, runOptions } from "../running/invocation.ts";
 import { readProvisioner } from "./device-provision.ts";
+import { OUTCOME } from "../running/outcomes.ts";
 
 export const deviceAdd: ActionCommand = {
   kind: "action",

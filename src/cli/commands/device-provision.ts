@@ -2,7 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import { splitWords } from "../batch/words.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 

@@ -1,6 +1,6 @@
 // imgtx device rename OLD NEW
 
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const deviceRename: ActionCommand = {

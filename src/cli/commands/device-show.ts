@@ -2,10 +2,10 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { DeviceDescription } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openToRead } from "../invocation.ts";
-import type { Drawing } from "../report.ts";
+import { openToRead } from "../running/invocation.ts";
+import type { Drawing } from "../running/report.ts";
 import { drawChains } from "../render/chain.ts";
 import { deviceJson, withSchema } from "../render/json.ts";
 

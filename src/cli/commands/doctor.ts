@@ -2,12 +2,12 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Examination, GuestDisk, Mended } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { type Invocation, runOptions } from "../invocation.ts";
+import { type Invocation, runOptions } from "../running/invocation.ts";
 import { absolutePath } from "../grammar/path.ts";
 import { type Diagnosis, drawDiagnosis, diagnosisJson, type Fixed, LEVELS } from "../render/doctor.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 
 /** How much is looked at, where nobody says. */
 export const BOUNDS = { files: 20_000, depth: 16 };

@@ -1,9 +1,9 @@
 // imgtx freeze DEV … [-- COMMAND …]
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { lockWait, openSession, type Invocation } from "../invocation.ts";
+import { lockWait, openSession, type Invocation } from "../running/invocation.ts";
 import { isNotStarted, runChild } from "./run-child.ts";
 import { WOULD } from "./would.ts";
 

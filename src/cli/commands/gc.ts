@@ -3,11 +3,17 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ActionReport, Garbage, KeptFile } from "../../transaction/index.ts";
 import { formatBytes } from "../../units/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { type Invocation, lockWait, openSession, type OpenSession, runOptions } from "../invocation.ts";
+import {
+  type Invocation,
+  lockWait,
+  openSession,
+  type OpenSession,
+  runOptions,
+} from "../running/invocation.ts";
 import { withSchema } from "../render/json.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 
 interface Collected extends Garbage {
   readonly leaks: readonly ActionReport[];

@@ -1,11 +1,11 @@
 // imgtx history [DEV]
 
 import type { HistoryDescription } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openToRead } from "../invocation.ts";
+import { openToRead } from "../running/invocation.ts";
 import { NEWEST, readChoice } from "./list-choice.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 import { generationJson, withSchema } from "../render/json.ts";
 import { drawGenerations } from "../render/lists.ts";
 

@@ -11,9 +11,9 @@ import type { Outcome, SnapshotRequest } from "../../transaction/index.ts";
 import type { ChildEnd } from "../context.ts";
 import type { OptionDefinition } from "../grammar/definition.ts";
 import type { CommandInput } from "../grammar/input.ts";
-import { type Invocation, openSession, type OpenSession, runOptions } from "../invocation.ts";
-import { OUTCOME } from "./action.ts";
+import { type Invocation, openSession, type OpenSession, runOptions } from "../running/invocation.ts";
 import { confirmOverwritten } from "./confirm.ts";
+import { OUTCOME } from "../running/outcomes.ts";
 
 export const HOOK_OPTIONS: readonly OptionDefinition[] = [
   {

@@ -3,10 +3,10 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { Adoption, Restoration } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { PRINTING_EXITS } from "../grammar/exit-status.ts";
-import { lockWait, openSession, type Invocation } from "../invocation.ts";
-import type { Drawing } from "../report.ts";
+import { lockWait, openSession, type Invocation } from "../running/invocation.ts";
+import type { Drawing } from "../running/report.ts";
 import { withSchema } from "../render/json.ts";
 import { WOULD } from "./would.ts";
 

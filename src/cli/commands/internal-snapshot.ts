@@ -2,12 +2,13 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { DeviceSnapshots, InternalSnapshotRequest } from "../../transaction/index.ts";
-import type { ActionCommand, CommandDefinition, PlainCommand } from "../grammar/definition.ts";
+import type { CommandDefinition } from "../grammar/definition.ts";
+import type { ActionCommand, PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS, READING_EXITS } from "../grammar/exit-status.ts";
 import { drawSnapshotList, snapshotData } from "../img/output/snapshot-list.ts";
-import { openToRead } from "../invocation.ts";
+import { openToRead } from "../running/invocation.ts";
 import { withSchema } from "../render/json.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 import { confirm } from "./confirm.ts";
 import { devicesAndName, readDevicesAndName } from "./devices-and-name.ts";
 

@@ -1,7 +1,7 @@
 // imgtx merge DEV … [--into IMAGE] [--from IMAGE]
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { confirmGivenUp } from "./confirm.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";

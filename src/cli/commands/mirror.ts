@@ -3,7 +3,7 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import type { MirrorTarget } from "../../transaction/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { confirm, confirmOverwritten } from "./confirm.ts";

@@ -3,7 +3,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { TransactionDescription } from "../../transaction/index.ts";
 import type { ArgumentDefinition } from "../grammar/definition.ts";
-import type { Invocation } from "../invocation.ts";
+import type { Invocation } from "../running/invocation.ts";
 
 export const TRANSACTION_ID: ArgumentDefinition = {
   name: "ID",

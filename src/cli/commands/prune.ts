@@ -8,18 +8,19 @@ import type {
   PrunePlan,
   RetentionPolicy,
 } from "../../transaction/index.ts";
-import type { OptionDefinition, PlainCommand } from "../grammar/definition.ts";
+import type { OptionDefinition } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
-import { openSession, runOptions } from "../invocation.ts";
+import { openSession, runOptions } from "../running/invocation.ts";
 import type { Canvas } from "../render/canvas.ts";
 import { outcomeJson, withSchema } from "../render/json.ts";
 import { sayTime } from "../../units/index.ts";
 import { table } from "../render/layout.ts";
-import type { Drawing } from "../report.ts";
-import { OUTCOME } from "./action.ts";
+import type { Drawing } from "../running/report.ts";
 import { confirm } from "./confirm.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
+import { OUTCOME } from "../running/outcomes.ts";
 
 const ABOUT: Readonly<Record<CountedRule, string>> = {
   last: "the N newest; `unlimited`: all",

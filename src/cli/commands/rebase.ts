@@ -1,7 +1,7 @@
 // imgtx rebase DEV --onto IMAGE
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { readRelative } from "./overlay-options.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";

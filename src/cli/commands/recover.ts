@@ -3,12 +3,12 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 import type { GivenUp, RecoveryNote } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, type Invocation, type OpenSession, runOptions } from "../invocation.ts";
+import { openSession, type Invocation, type OpenSession, runOptions } from "../running/invocation.ts";
 import { confirm } from "./confirm.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 import { withSchema } from "../render/json.ts";
 
 const RECOVERED: Drawing<readonly RecoveryNote[]> = {

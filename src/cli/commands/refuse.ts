@@ -1,6 +1,6 @@
 // imgtx refuse [DEV]: an action that always fails, for tests of what becomes of the actions before it.
 
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const refuse: ActionCommand = {

@@ -2,11 +2,11 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Move } from "../../transaction/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
-import { type Invocation, openSession, runOptions } from "../invocation.ts";
-import type { Drawing } from "../report.ts";
+import { type Invocation, openSession, runOptions } from "../running/invocation.ts";
+import type { Drawing } from "../running/report.ts";
 import { outcomeJson, withSchema } from "../render/json.ts";
 import { drawOutcome, tenseOf } from "../render/outcome.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";

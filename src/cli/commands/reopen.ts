@@ -1,7 +1,7 @@
 // imgtx reopen DEV FILE
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const reopen: ActionCommand = {

@@ -1,7 +1,7 @@
 // imgtx repair DEV …
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 const SCOPES = ["leaks", "all"];

@@ -1,13 +1,13 @@
 // imgtx report FILE
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { type Invocation, openToRead, type OpenSession } from "../invocation.ts";
+import { type Invocation, openToRead, type OpenSession } from "../running/invocation.ts";
 import { withSchema } from "../render/json.ts";
 import { printableData } from "../render/printable.ts";
 import { drawPage, type ReportData } from "../render/report/page.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 import { BOUNDS } from "./doctor.ts";
 
 /** Parts of a strip, and generations of the history, that a page has room for. */

@@ -2,7 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import { parseSizeBytes } from "../../units/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { confirm } from "./confirm.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 

@@ -4,7 +4,7 @@ import { ImgtxError } from "../../errors/index.ts";
 import type { ChildEnd } from "../context.ts";
 import { allowDevicesForChild } from "../grammar/allow-devices.ts";
 import { allowPathsForChild } from "../grammar/allow-path.ts";
-import type { Invocation } from "../invocation.ts";
+import type { Invocation } from "../running/invocation.ts";
 
 /** An interrupt came first. */
 const NOT_RUN: ChildEnd = { kind: "exited", status: 0 };

@@ -1,6 +1,6 @@
 // imgtx snapshot-delete NAME|NUMBER … [--device DEV …]
 
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { confirm } from "./confirm.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";

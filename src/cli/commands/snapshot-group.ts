@@ -2,7 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { SnapshotRequest, SnapshotTarget } from "../../transaction/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import type { CommandInput } from "../grammar/input.ts";
 import { splitAtCommas } from "../grammar/option-list.ts";

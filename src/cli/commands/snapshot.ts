@@ -1,6 +1,6 @@
 // imgtx snapshot DEV [FILE]
 
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 import { confirmOverwritten } from "./confirm.ts";
 import { OVERLAY_OPTIONS, readSnapshotOptions, SNAPSHOT_OPTIONS } from "./overlay-options.ts";

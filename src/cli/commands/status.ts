@@ -1,13 +1,13 @@
 // imgtx status
 
 import type { StatusDescription } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openToRead } from "../invocation.ts";
+import { openToRead } from "../running/invocation.ts";
 import { deviceJson, transactionJson, withSchema } from "../render/json.ts";
 import { drawPrometheus } from "../render/prometheus.ts";
 import { drawStatus, listFacts } from "../render/status.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 
 const FORMATS = ["text", "prometheus"] as const;
 

@@ -1,7 +1,7 @@
 // How transactions are printed, for the commands that print them.
 
 import type { TransactionDescription } from "../../transaction/index.ts";
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 import { transactionJson, withSchema } from "../render/json.ts";
 import { drawTransaction, drawTransactionList } from "../render/lists.ts";
 

@@ -1,10 +1,10 @@
 // imgtx tree [DEV …]
 
 import type { Allocation, TreeDescription } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openToRead } from "../invocation.ts";
-import type { Drawing } from "../report.ts";
+import { openToRead } from "../running/invocation.ts";
+import type { Drawing } from "../running/report.ts";
 import { deviceJson, withSchema } from "../render/json.ts";
 import { drawDot, drawMermaid, drawTree } from "../render/tree.ts";
 

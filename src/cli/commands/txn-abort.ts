@@ -1,28 +1,11 @@
 // imgtx txn abort
 
-import type { Outcome } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, runOptions } from "../invocation.ts";
+import { openSession, runOptions } from "../running/invocation.ts";
 import { confirm } from "./confirm.ts";
-import type { Drawing } from "../report.ts";
-import { outcomeJson } from "../render/json.ts";
+import { ABORTED } from "../running/outcomes.ts";
 import { readTransactionId, requireId, TRANSACTION_ID } from "./pick-transaction.ts";
-import { drawOutcome } from "../render/outcome.ts";
-
-export const ABORTED: Drawing<Outcome> = {
-  text: (outcome, canvas) =>
-    drawOutcome(
-      outcome,
-      canvas,
-      outcome.dryRun ? "undoing" : "undone",
-      outcome.dryRun
-        ? `Dry run: transaction ${outcome.transaction} would be aborted.`
-        : `Aborted transaction ${outcome.transaction}; generation ${outcome.generation} stays.`,
-    ),
-  json: outcomeJson,
-  stands: ({ dryRun, transaction }) => (dryRun ? undefined : `transaction ${transaction} is aborted`),
-};
 
 export const txnAbort: PlainCommand = {
   kind: "plain",

@@ -3,10 +3,16 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { TransactionDescription } from "../../transaction/index.ts";
 import type { WriteFailure } from "../context.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { type Invocation, lockWait, openSession, type OpenSession, runOptions } from "../invocation.ts";
-import type { Drawing } from "../report.ts";
+import {
+  type Invocation,
+  lockWait,
+  openSession,
+  type OpenSession,
+  runOptions,
+} from "../running/invocation.ts";
+import type { Drawing } from "../running/report.ts";
 import { withSchema } from "../render/json.ts";
 import { WOULD } from "./would.ts";
 import { readName, readOnError, TRANSACTION_OPTIONS } from "./transaction-options.ts";

@@ -1,29 +1,12 @@
 // imgtx txn commit
 
-import type { Outcome } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, runOptions } from "../invocation.ts";
+import { openSession, runOptions } from "../running/invocation.ts";
 import { confirm } from "./confirm.ts";
-import type { Drawing } from "../report.ts";
-import { outcomeJson } from "../render/json.ts";
+import { COMMITTED } from "../running/outcomes.ts";
 import { readTransactionId, requireId, TRANSACTION_ID } from "./pick-transaction.ts";
-import { drawOutcome, standingOf, tenseOf } from "../render/outcome.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
-
-export const COMMITTED: Drawing<Outcome> = {
-  text: (outcome, canvas) =>
-    drawOutcome(
-      outcome,
-      canvas,
-      tenseOf(outcome),
-      outcome.dryRun
-        ? `Dry run: transaction ${outcome.transaction} could be committed, and stays open.`
-        : `Committed transaction ${outcome.transaction}: generation ${outcome.generation}.`,
-    ),
-  json: outcomeJson,
-  stands: standingOf,
-};
 
 export const txnCommit: PlainCommand = {
   kind: "plain",

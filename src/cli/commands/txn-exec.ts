@@ -6,14 +6,19 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { Outcome, RunOptions, TransactionDescription } from "../../transaction/index.ts";
 import type { ChildEnd } from "../context.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { lockWait, openSession, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
+import {
+  lockWait,
+  openSession,
+  runOptions,
+  type Invocation,
+  type OpenSession,
+} from "../running/invocation.ts";
 import { isNotStarted, runChild } from "./run-child.ts";
 import { readName, readOnError, TRANSACTION_OPTIONS } from "./transaction-options.ts";
-import { ABORTED } from "./txn-abort.ts";
-import { COMMITTED } from "./txn-commit.ts";
 import { WOULD } from "./would.ts";
+import { ABORTED, COMMITTED } from "../running/outcomes.ts";
 
 export const txnExec: PlainCommand = {
   kind: "plain",

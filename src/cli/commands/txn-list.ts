@@ -1,8 +1,8 @@
 // imgtx txn list
 
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openToRead } from "../invocation.ts";
+import { openToRead } from "../running/invocation.ts";
 import { inOrder } from "./pick-transaction.ts";
 import { TRANSACTION_IDS, TRANSACTION_TABLE } from "./transaction-drawings.ts";
 

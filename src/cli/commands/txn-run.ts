@@ -4,11 +4,18 @@ import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import type { Outcome } from "../../transaction/index.ts";
 import type { BatchLine } from "../batch/lines.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { openSession, refuseOnce, runOptions, type Invocation, type OpenSession } from "../invocation.ts";
-import { OUTCOME, throwRot } from "./action.ts";
+import {
+  openSession,
+  refuseOnce,
+  runOptions,
+  type Invocation,
+  type OpenSession,
+} from "../running/invocation.ts";
+import { throwRot } from "../running/action.ts";
 import { RATE_LIMIT } from "./rate-limit.ts";
+import { OUTCOME } from "../running/outcomes.ts";
 
 const LARGEST_BYTES = 16 * 1024 * 1024;
 
@@ -41,7 +48,8 @@ export const txnRun: PlainCommand = {
     if (text.includes("\0")) {
       throw new ImgtxError("E_USAGE", "the batch is not text", { hint: "see `imgtx txn run --help`" });
     }
-    const lines = await (await import("../batch/lines.ts")).readLines(text, invocation.context.cwd);
+    const { commands, context } = invocation;
+    const lines = await (await import("../batch/lines.ts")).readLines(text, commands, context.cwd);
     const [first] = lines;
     if (first === undefined) throw (await import("../batch/words.ts")).hasNoActions();
     // As its first action by itself would: a workspace is made by an action that runs, and by no plan.

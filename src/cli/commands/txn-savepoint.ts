@@ -1,9 +1,9 @@
 // imgtx txn savepoint NAME
 
 import type { Outcome } from "../../transaction/index.ts";
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
-import { lockWait, openSession } from "../invocation.ts";
+import { lockWait, openSession } from "../running/invocation.ts";
 import { outcomeJson, withSchema } from "../render/json.ts";
 import { WOULD } from "./would.ts";
 

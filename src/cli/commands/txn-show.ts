@@ -1,8 +1,8 @@
 // imgtx txn show [ID]
 
-import type { PlainCommand } from "../grammar/definition.ts";
+import type { PlainCommand } from "../running/command.ts";
 import { READING_EXITS } from "../grammar/exit-status.ts";
-import { openToRead } from "../invocation.ts";
+import { openToRead } from "../running/invocation.ts";
 import { readTransactionId, TRANSACTION_ID } from "./pick-transaction.ts";
 import { ONE_TRANSACTION } from "./transaction-drawings.ts";
 

@@ -1,6 +1,7 @@
 // imgtx undo, imgtx redo
 
-import type { ActionCommand, OptionDefinition } from "../grammar/definition.ts";
+import type { OptionDefinition } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 const FORCE: OptionDefinition = {

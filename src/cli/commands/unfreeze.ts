@@ -1,6 +1,6 @@
 // imgtx unfreeze DEV …
 
-import type { ActionCommand } from "../grammar/definition.ts";
+import type { ActionCommand } from "../running/command.ts";
 import { CHANGING_EXITS } from "../grammar/exit-status.ts";
 
 export const unfreeze: ActionCommand = {

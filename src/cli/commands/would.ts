@@ -1,6 +1,6 @@
 // The dry run of a command that is no action.
 
-import type { Drawing } from "../report.ts";
+import type { Drawing } from "../running/report.ts";
 import { withSchema } from "../render/json.ts";
 
 export interface Would {

@@ -1,9 +1,9 @@
 // The definitions of all commands, gathered for a shell: what is offered where.
 
 import { GROUPS } from "../grammar/command-groups.ts";
-import { COMMAND_TABLE } from "../grammar/command-table.ts";
 import {
   type ArgumentDefinition,
+  type CommandRow,
   type Completes,
   type OptionDefinition,
   spellings,
@@ -34,8 +34,8 @@ export interface CompletionModel {
   readonly globals: readonly OptionDefinition[];
 }
 
-export async function buildModel(): Promise<CompletionModel> {
-  const rows = COMMAND_TABLE.filter(({ section }) => section !== "hidden");
+export async function buildModel(table: readonly CommandRow[]): Promise<CompletionModel> {
+  const rows = table.filter(({ section }) => section !== "hidden");
   const commands = await Promise.all(
     rows.map(async (row) => {
       const { definition } = await row.load();

@@ -3,7 +3,7 @@
 
 import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { absoluteFilePath } from "../grammar/path.ts";
-import type { Invocation } from "../invocation.ts";
+import type { Invocation } from "../running/invocation.ts";
 import { type DomainDisk, readDisks } from "./disks.ts";
 
 const MOST_BYTES = 4 * 1024 * 1024;

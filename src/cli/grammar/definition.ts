@@ -1,8 +1,9 @@
 // What a command is, as data: the parser, the help, the completions and the test of the man pages all
-// read the same definitions. How a command runs is a function beside its definition.
+// read the same definitions. How a command runs is a function beside its definition
+// (running/command.ts).
 
 import type { ActionRequest } from "../../transaction/index.ts";
-import type { Invocation, OpenSession } from "../invocation.ts";
+import type { Section } from "./command-groups.ts";
 import type { CommandInput } from "./input.ts";
 
 /** What a shell offers at this place; a list is the words themselves. */
@@ -65,40 +66,36 @@ export interface CommandDefinition {
   readonly exitMeanings?: Readonly<Record<number, string>>;
 }
 
-/** A command that is one action: alone, in an open transaction, or as a line of `txn run`. */
-export interface ActionCommand {
+/** An action's words: those of a command line, and of a line of `txn run`. */
+export interface ActionWords {
   readonly kind: "action";
   readonly definition: CommandDefinition;
-  /** Joins an open transaction only where `--txn` names it. Default: false. */
-  readonly standalone?: boolean;
   /** Makes the workspace here when there is none. Default: false. */
   readonly createsWorkspace?: boolean;
   /** Throws E_USAGE for values that the grammar alone can't refuse. */
   request(input: CommandInput): ActionRequest;
-  /** Asks, by itself and on a terminal, before something that can't be taken back. */
-  confirm?(invocation: Invocation, open: OpenSession, request: ActionRequest): Promise<void>;
-  /** What it does where its words ask for something that is no action; undefined where they do not. */
-  instead?(invocation: Invocation): ((invocation: Invocation) => Promise<number>) | undefined;
 }
 
-export interface PlainCommand {
-  readonly kind: "plain";
-  readonly definition: CommandDefinition;
-  /** Does what `--txn-id` asks for. Default: false. */
-  readonly isOnce?: true;
-  /** Whether it changes nothing, of one that may. Default: by its statuses. */
-  readonly onlyLooks?: (input: CommandInput) => boolean;
-  /** Returns the exit status. */
-  execute(invocation: Invocation): Promise<number>;
+/** A command, as far as its words go. */
+type CommandWords = ActionWords | { readonly kind: "plain" | "img"; readonly definition: CommandDefinition };
+
+/** A command, as it is found and listed, before it is loaded. */
+export interface CommandRow {
+  /** `["txn", "begin"]` */
+  readonly path: readonly string[];
+  readonly summary: string;
+  /** Under which heading `imgtx --help` lists it; hidden commands have none. */
+  readonly section: Section | "hidden";
+  readonly load: () => Promise<CommandWords>;
 }
 
-/** A command of `imgtx img`: img/ has its grammar, and runs it. */
-interface ImgCommandShape {
-  readonly kind: "img";
-  readonly definition: CommandDefinition;
+export function findRow<Row extends CommandRow>(
+  rows: readonly Row[],
+  path: readonly string[],
+): Row | undefined {
+  const wanted = path.join(" ");
+  return rows.find((row) => row.path.join(" ") === wanted);
 }
-
-export type Command = ActionCommand | PlainCommand | ImgCommandShape;
 
 /** Every spelling of an option: `-q`, `--quiet`. */
 export function spellings({ short, long, newer = [] }: OptionDefinition): string[] {

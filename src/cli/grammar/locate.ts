@@ -2,15 +2,14 @@
 // version are answered before anything is. Full parsing comes afterwards and has the last word.
 
 import { findGroup } from "./command-groups.ts";
-import { findRow, type CommandRow } from "./command-table.ts";
-import { optionFlag } from "./definition.ts";
+import { type CommandRow, findRow, optionFlag } from "./definition.ts";
 import { GLOBAL_OPTIONS } from "./global-options.ts";
 
-export interface Located {
+export interface Located<Row extends CommandRow> {
   /** The words that lead to a command or a group; empty where the first one is unknown. */
   readonly path: readonly string[];
   /** Undefined where the words lead to a group only, or nowhere. */
-  readonly row: CommandRow | undefined;
+  readonly row: Row | undefined;
   /** Whether nothing that could be a verb, or a verb of the group, was given. */
   readonly bare: boolean;
   readonly wantsHelp: boolean;
@@ -21,12 +20,15 @@ export interface Located {
   readonly refusesColor: boolean;
 }
 
-export function locateCommand(argv: readonly string[]): Located {
+export function locateCommand<Row extends CommandRow>(
+  argv: readonly string[],
+  rows: readonly Row[],
+): Located<Row> {
   const options = beforeDoubleDash(argv);
-  const path = findPath(argv);
+  const path = findPath(argv, rows);
   return {
     path: path.words,
-    row: path.words.length === 0 ? undefined : findRow(path.words),
+    row: path.words.length === 0 ? undefined : findRow(rows, path.words),
     bare: path.bare,
     wantsHelp: options.includes("--help") || options.includes("-h"),
     wantsVersion: options.includes("--version") || options.includes("-V"),
@@ -41,7 +43,10 @@ function beforeDoubleDash(argv: readonly string[]): readonly string[] {
   return end === -1 ? argv : argv.slice(0, end);
 }
 
-function findPath(argv: readonly string[]): { words: readonly string[]; bare: boolean } {
+function findPath(
+  argv: readonly string[],
+  rows: readonly CommandRow[],
+): { words: readonly string[]; bare: boolean } {
   const words: string[] = [];
   for (let index = 0; index < argv.length; index += 1) {
     const token = argv[index] ?? "";
@@ -54,7 +59,7 @@ function findPath(argv: readonly string[]): { words: readonly string[]; bare: bo
       continue;
     }
     const extended = [...words, token];
-    if (findRow(extended)) return { words: extended, bare: false };
+    if (findRow(rows, extended)) return { words: extended, bare: false };
     if (words.length > 0 || !findGroup(token)) return { words, bare: false };
     words.push(token);
   }

@@ -6,10 +6,9 @@
 import { Command as Commander, CommanderError, Option } from "commander";
 import { ImgtxError } from "../../errors/index.ts";
 import type { CliContext } from "../context.ts";
-import { readSettings, type Settings, WAIT_FOR_GOOD } from "../settings.ts";
+import { readSettings, type Settings, WAIT_FOR_GOOD } from "./settings.ts";
 import { GROUPS } from "./command-groups.ts";
-import { COMMAND_TABLE, type CommandRow } from "./command-table.ts";
-import { optionFlag, type CommandDefinition, type OptionDefinition } from "./definition.ts";
+import { optionFlag, type CommandDefinition, type CommandRow, type OptionDefinition } from "./definition.ts";
 import { GLOBAL_OPTIONS, globalOptionsBeside } from "./global-options.ts";
 import { CommandInput, type ParsedValue } from "./input.ts";
 
@@ -80,28 +79,34 @@ export function parseLine(
 }
 
 /** Throws the usage error for a command line whose verb is not known, with the nearest one as a hint. */
-export function refuseUnknownCommand(argv: readonly string[], path: readonly string[]): never {
+export function refuseUnknownCommand(
+  argv: readonly string[],
+  path: readonly string[],
+  rows: readonly CommandRow[],
+): never {
   const root = quietCommander("imgtx");
   addOptions(root, GLOBAL_OPTIONS);
   for (const group of GROUPS) root.addCommand(quietCommander(group.name));
-  for (const row of COMMAND_TABLE) {
+  for (const row of rows) {
     const [first, second] = row.path;
     const parent = second === undefined ? root : root.commands.find((each) => each.name() === first);
     const stub = quietCommander(second ?? first ?? "");
     parent?.addCommand(stub, { hidden: row.section === "hidden" });
   }
-  parseWith(root, closeWait(argv), path, looseWaitHint(argv) ?? otherWordHint(argv, path));
+  parseWith(root, closeWait(argv), path, looseWaitHint(argv) ?? otherWordHint(argv, path, rows));
   throw new ImgtxError("E_USAGE", "no command given", { hint: helpHint(path) });
 }
 
 /** For a first word that other tools have, or that is the verb of groups: those commands. */
-function otherWordHint(argv: readonly string[], path: readonly string[]): string | undefined {
+function otherWordHint(
+  argv: readonly string[],
+  path: readonly string[],
+  all: readonly CommandRow[],
+): string | undefined {
   const word = argv.find((one) => !one.startsWith("-")) ?? "";
   if (path.length > 0 || word === "") return undefined;
   const known = OTHER_WORDS.get(word);
-  const rows = COMMAND_TABLE.filter(
-    ({ path: words, section }) => section !== "hidden" && isVerb(word, words),
-  );
+  const rows = all.filter(({ path: words, section }) => section !== "hidden" && isVerb(word, words));
   const names =
     known ?? rows.map(({ path: words }) => words.join(" ")).toSorted((a, b) => a.length - b.length);
   return names.length === 0 ? undefined : `did you mean ${names.join(", or ")}?`;

@@ -6,7 +6,7 @@ import { inheritsDevices } from "../grammar/allow-devices.ts";
 import { inheritedAllowPaths } from "../grammar/allow-path.ts";
 import { optionFlag } from "../grammar/definition.ts";
 import { GLOBAL_OPTIONS } from "../grammar/global-options.ts";
-import { inheritedSafeWorkspaces, inheritedWorkspace, type Settings } from "../settings.ts";
+import { inheritedSafeWorkspaces, inheritedWorkspace, type Settings } from "../grammar/settings.ts";
 import { QEMU_VERSION, qemuVersionOption } from "./grammar/qemu-version.ts";
 import type { ImgSettings } from "./run.ts";
 
@@ -58,7 +58,7 @@ async function start(
     try {
       settings = { ...fromGlobals(parseGlobalOptions(others, context)), qemuVersions };
     } catch (error) {
-      const { Report } = await import("../report.ts");
+      const { Report } = await import("../running/report.ts");
       const plain = { json: false, quiet: false, verbose: false, refusesColor: false };
       return (await Report.create(context, plain)).failure(error);
     }

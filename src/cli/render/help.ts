@@ -2,9 +2,9 @@
 // exit statuses. At most 80 columns, and fewer on a narrow terminal.
 
 import { type GroupRow, SECTIONS } from "../grammar/command-groups.ts";
-import { COMMAND_TABLE, type CommandRow } from "../grammar/command-table.ts";
 import {
   type CommandDefinition,
+  type CommandRow,
   type Example,
   type OptionDefinition,
   spellings,
@@ -29,12 +29,12 @@ const FIRST_STEPS: readonly Example[] = [
 ];
 
 /** `short` leaves out what is not about commands: for a command line without one. */
-export function drawRootHelp(canvas: Canvas, short: boolean): string[] {
+export function drawRootHelp(rows: readonly CommandRow[], canvas: Canvas, short: boolean): string[] {
   const width = widthOf(canvas);
   const sections = SECTIONS.map((section) => ({
     heading: section,
     body: commandList(
-      COMMAND_TABLE.filter((row) => row.section === section),
+      rows.filter((row) => row.section === section),
       width - 2,
     ),
   }));
@@ -59,9 +59,9 @@ export function drawRootHelp(canvas: Canvas, short: boolean): string[] {
   ];
 }
 
-export function drawGroupHelp(group: GroupRow, canvas: Canvas): string[] {
+export function drawGroupHelp(group: GroupRow, all: readonly CommandRow[], canvas: Canvas): string[] {
   const width = widthOf(canvas);
-  const rows = COMMAND_TABLE.filter(({ path, section }) => path[0] === group.name && section !== "hidden");
+  const rows = all.filter(({ path, section }) => path[0] === group.name && section !== "hidden");
   return [
     ...wrapUsage(`imgtx ${group.name} COMMAND [ARGUMENTS] [OPTIONS]`, width),
     "",

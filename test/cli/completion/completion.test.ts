@@ -5,6 +5,7 @@ import { execFile } from "node:child_process";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { COMMAND_TABLE } from "../../../src/cli/command-table.ts";
 import { buildModel } from "../../../src/cli/completion/model.ts";
 import { spellings } from "../../../src/cli/grammar/definition.ts";
 import { oracle } from "../../helpers/oracles.ts";
@@ -151,7 +152,7 @@ describe("bash", () => {
   });
 
   test("every command and option is offered", async () => {
-    const { commands, globals } = await buildModel();
+    const { commands, globals } = await buildModel(COMMAND_TABLE);
     for (const { name, options, takesGlobals } of commands) {
       const offered = await complete(...name.split(" "), "-");
       const expected = [...options, ...(takesGlobals ? globals : [])].flatMap(spellings);
@@ -166,7 +167,7 @@ describe("bash", () => {
 });
 
 test("each place for a snapshot or a transaction offers those there are", async () => {
-  const { commands, globals } = await buildModel();
+  const { commands, globals } = await buildModel(COMMAND_TABLE);
   const ofImgtx = commands.filter(({ name }) => !name.startsWith("img "));
   const places = [
     ...ofImgtx.flatMap((command) => [
@@ -182,7 +183,7 @@ test("each place for a snapshot or a transaction offers those there are", async 
 });
 
 test("the scripts of zsh and fish name every command and option", async () => {
-  const { commands, globals } = await buildModel();
+  const { commands, globals } = await buildModel(COMMAND_TABLE);
   const [zsh, fish] = await Promise.all([runCli(["completion", "zsh"]), runCli(["completion", "fish"])]);
   for (const { name, options } of commands) {
     const verb = name.split(" ").at(-1) ?? "";

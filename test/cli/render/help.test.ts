@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "vitest";
 import { GROUPS } from "../../../src/cli/grammar/command-groups.ts";
-import { COMMAND_TABLE } from "../../../src/cli/grammar/command-table.ts";
+import { COMMAND_TABLE } from "../../../src/cli/command-table.ts";
 import { optionTerm } from "../../../src/cli/render/help.ts";
 import { runCli } from "../../helpers/cli/harness.ts";
 

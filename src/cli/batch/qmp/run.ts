@@ -9,14 +9,18 @@
 
 import { EXIT_OF_CODE, ImgtxError } from "../../../errors/index.ts";
 import type { ActionRequest, RunOptions } from "../../../transaction/index.ts";
-import { OUTCOME } from "../../commands/action.ts";
-import { ABORTED } from "../../commands/txn-abort.ts";
-import { COMMITTED } from "../../commands/txn-commit.ts";
 import { explainAbort } from "../../interrupts.ts";
-import { lockWait, openSession, runOptions, type Invocation, type OpenSession } from "../../invocation.ts";
+import {
+  lockWait,
+  openSession,
+  runOptions,
+  type Invocation,
+  type OpenSession,
+} from "../../running/invocation.ts";
 import { drawFailure, drawNotRun, drawSuccess } from "./answer.ts";
 import { type Envelope, type Errand, readScript } from "./script.ts";
 import { needsDevices, resolveSteps, type Step } from "./steps.ts";
+import { ABORTED, COMMITTED, OUTCOME } from "../../running/outcomes.ts";
 
 /** Returns 0, or throws what the command ends with, when all the answers are out. */
 export async function runQmp(invocation: Invocation, text: string): Promise<number> {

@@ -6,8 +6,8 @@
 // - A bar only from 300 ms on, and never on stdout, where a result may follow.
 
 import type { CliContext } from "../../context.ts";
-import { startBar } from "../../render/bar.ts";
-import { makeTeller } from "../../render/json-progress.ts";
+import { startBar } from "../../render/progress/bar.ts";
+import { makeTeller } from "../../render/progress/json-progress.ts";
 import { toTwoDecimals } from "../../../units/index.ts";
 import type { ImgConsole } from "./console.ts";
 import type { ProgramName } from "../grammar/messages.ts";

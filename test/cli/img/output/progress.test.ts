@@ -2,7 +2,7 @@ import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { ImgConsole } from "../../../../src/cli/img/output/console.ts";
 import { drawFailure, failure, statusOf, usageError } from "../../../../src/cli/img/grammar/messages.ts";
 import { startProgress } from "../../../../src/cli/img/output/progress.ts";
-import { drawBar } from "../../../../src/cli/render/bar.ts";
+import { drawBar } from "../../../../src/cli/render/progress/bar.ts";
 import { makeThrottle } from "../../../../src/cli/throttle.ts";
 import { ImgtxError } from "../../../../src/errors/index.ts";
 

@@ -2,7 +2,7 @@
 
 import { Writable } from "node:stream";
 import { expect, test } from "vitest";
-import { startSpinner } from "../../../src/cli/render/spinner.ts";
+import { startSpinner } from "../../../../src/cli/render/progress/spinner.ts";
 
 const HANGS_MS = 600_000;
 

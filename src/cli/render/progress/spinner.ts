@@ -4,8 +4,8 @@
 // - A spinner only on a terminal of known width, outside of CI, and only after 300 ms. Elsewhere a line.
 // - stdin is left alone: a spinner that reads it swallows Ctrl-C.
 
-import type { CliContext } from "../context.ts";
-import { isContinuousIntegration } from "./canvas.ts";
+import type { CliContext } from "../../context.ts";
+import { isContinuousIntegration } from "../canvas.ts";
 
 const QUIET_MS = 300;
 

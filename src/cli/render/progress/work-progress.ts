@@ -3,11 +3,11 @@
 //
 // A command that has no such work is answered for in general, as the process does it by itself. Parts are added up as they begin: what is compared first is copied then, as far as it differs.
 
-import { formatBytes } from "../../units/index.ts";
-import type { CliContext } from "../context.ts";
+import { formatBytes } from "../../../units/index.ts";
+import type { CliContext } from "../../context.ts";
 import { startBar } from "./bar.ts";
 import { makeTeller } from "./json-progress.ts";
-import { printable } from "./printable.ts";
+import { printable } from "../printable.ts";
 
 export interface WorkProgress {
   /** Of one part of the work, which is named. */

@@ -1,18 +1,21 @@
 // What a running command has in its hands.
 
-import { ImgtxError } from "../errors/index.ts";
-import type { LockWait, RunOptions, SessionOptions } from "../transaction/index.ts";
-import type { CliContext } from "./context.ts";
-import type { Engine, Session } from "./engine.ts";
-import type { CommandInput } from "./grammar/input.ts";
-import type { WorkProgress } from "./render/work-progress.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import type { LockWait, RunOptions, SessionOptions } from "../../transaction/index.ts";
+import type { CliContext } from "../context.ts";
+import type { Engine, Session } from "../engine.ts";
+import type { CommandRow } from "../grammar/definition.ts";
+import type { CommandInput } from "../grammar/input.ts";
+import type { WorkProgress } from "../render/progress/work-progress.ts";
 import type { Report } from "./report.ts";
-import type { Settings } from "./settings.ts";
-import { makeThrottle } from "./throttle.ts";
+import type { Settings } from "../grammar/settings.ts";
+import { makeThrottle } from "../throttle.ts";
 
 export interface Invocation {
   readonly input: CommandInput;
   readonly settings: Settings;
+  /** All that there are: for commands that explain, complete or read others. */
+  readonly commands: readonly CommandRow[];
   readonly context: CliContext;
   /** Loads the transaction layer: not every command needs it. */
   readonly loadEngine: () => Promise<Engine>;

@@ -1,11 +1,11 @@
 // The global options and the environment, read once for each run.
 
-import { ImgtxError } from "../errors/index.ts";
-import type { CliContext } from "./context.ts";
-import { ALLOW_DEVICES, inheritsDevices } from "./grammar/allow-devices.ts";
-import { ALLOW_PATH, inheritedAllowPaths, readAllowPaths } from "./grammar/allow-path.ts";
-import type { ParsedValue } from "./grammar/input.ts";
-import { absolutePath } from "./grammar/path.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import type { CliContext } from "../context.ts";
+import { ALLOW_DEVICES, inheritsDevices } from "./allow-devices.ts";
+import { ALLOW_PATH, inheritedAllowPaths, readAllowPaths } from "./allow-path.ts";
+import type { ParsedValue } from "./input.ts";
+import { absolutePath } from "./path.ts";
 
 /** What `--wait` without a value is turned into, so that it never takes the word after it for one. */
 export const WAIT_FOR_GOOD = "forever";

@@ -1,17 +1,17 @@
 // The one way to the outputs: results to stdout, all else to stderr, each as text or as JSON. Text is
 // drawn from printable data only, so that no drawing function can forget to escape a name.
 
-import { ImgtxError } from "../errors/index.ts";
-import { withWorkspaceNamed } from "../format/index.ts";
-import type { RecoveryNote } from "../transaction/index.ts";
-import type { CliContext, WriteFailure } from "./context.ts";
-import { makeCanvas, type Canvas } from "./render/canvas.ts";
-import { drawError } from "./render/error.ts";
-import { hintOf } from "./render/hint.ts";
-import { errorJson, withSchema, withSentences } from "./render/json.ts";
-import { fold, wordsOf } from "./render/layout.ts";
-import { printable, printableData, printableJson } from "./render/printable.ts";
-import { startSpinner, type Spinner } from "./render/spinner.ts";
+import { ImgtxError } from "../../errors/index.ts";
+import { withWorkspaceNamed } from "../../format/index.ts";
+import type { RecoveryNote } from "../../transaction/index.ts";
+import type { CliContext, WriteFailure } from "../context.ts";
+import { makeCanvas, type Canvas } from "../render/canvas.ts";
+import { drawError } from "../render/error.ts";
+import { hintOf } from "../render/hint.ts";
+import { errorJson, withSchema, withSentences } from "../render/json.ts";
+import { fold, wordsOf } from "../render/layout.ts";
+import { printable, printableData, printableJson } from "../render/printable.ts";
+import { startSpinner, type Spinner } from "../render/progress/spinner.ts";
 
 export interface ReportOptions {
   readonly json: boolean;

@@ -4,9 +4,9 @@
 // - Nothing is drawn but on a terminal of known width: on one of width 0 it would flood.
 // - Only from 300 ms on, and only on stderr.
 
-import { formatBytes } from "../../units/index.ts";
-import type { CliContext } from "../context.ts";
-import { isContinuousIntegration } from "./canvas.ts";
+import { formatBytes } from "../../../units/index.ts";
+import type { CliContext } from "../../context.ts";
+import { isContinuousIntegration } from "../canvas.ts";
 
 const BAR_AFTER_MS = 300;
 const BAR_EVERY_MS = 100;

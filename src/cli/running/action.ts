@@ -2,18 +2,9 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Outcome } from "../../transaction/index.ts";
-import type { ActionCommand } from "../grammar/definition.ts";
-import { openSession, runOptions, type Invocation } from "../invocation.ts";
-import type { Drawing } from "../report.ts";
-import { outcomeJson } from "../render/json.ts";
-import { closingOf, drawOutcome, standingOf, tenseOf } from "../render/outcome.ts";
-
-/** An outcome as most commands print it. */
-export const OUTCOME: Drawing<Outcome> = {
-  text: (outcome, canvas) => drawOutcome(outcome, canvas, tenseOf(outcome), closingOf(outcome)),
-  json: outcomeJson,
-  stands: standingOf,
-};
+import type { ActionCommand } from "./command.ts";
+import { openSession, runOptions, type Invocation } from "./invocation.ts";
+import { OUTCOME } from "./outcomes.ts";
 
 export async function executeAction(command: ActionCommand, invocation: Invocation): Promise<number> {
   const request = command.request(invocation.input);

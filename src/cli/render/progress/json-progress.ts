@@ -1,7 +1,7 @@
 // `--progress json`: an object a line on stderr, each second and at the end.
 
-import type { Output } from "../context.ts";
-import { withSchema } from "./json.ts";
+import type { Output } from "../../context.ts";
+import { withSchema } from "../json.ts";
 
 const EVERY_MS = 1000;
 

@@ -3,10 +3,10 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { startWorkProgress } from "../../../src/cli/render/work-progress.ts";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { watchStorage } from "../../helpers/storage/watched-storage.ts";
-import { runCli } from "../../helpers/cli/harness.ts";
+import { startWorkProgress } from "../../../../src/cli/render/progress/work-progress.ts";
+import { makeNodeStorage } from "../../../../src/storage/index.ts";
+import { watchStorage } from "../../../helpers/storage/watched-storage.ts";
+import { runCli } from "../../../helpers/cli/harness.ts";
 
 const MIB = 1024 * 1024;
 
