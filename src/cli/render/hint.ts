@@ -5,11 +5,16 @@ import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { shellQuote } from "../../format/index.ts";
 
-const HINT_OF_CODE: Readonly<Record<string, (path: string) => string>> = {
+/** What nobody may do for now, not even root, where "Permission denied" is about this user. */
+const NOT_PERMITTED = "Operation not permitted";
+
+const HINT_OF_CODE: Readonly<Record<string, (path: string, reason: string | undefined) => string>> = {
   E_NOT_FOUND: (path) =>
     `check the name, and that the file system is mounted: \`ls -l ${shellQuote(posix.dirname(path))}\``,
-  E_NO_PERMISSION: (path) =>
-    `\`namei -l ${shellQuote(path)}\` shows who may go there; run imgtx as a user who may, or have the rights changed`,
+  E_NO_PERMISSION: (path, reason) =>
+    reason === NOT_PERMITTED
+      ? `\`lsattr -d ${shellQuote(path)} ${shellQuote(posix.dirname(path))}\` shows flags that \`chattr -i -a\` takes away, immutable (i) and append-only (a); and \`namei -l ${shellQuote(path)}\` who owns it, which alone counts in a folder with 't'`
+      : `\`namei -l ${shellQuote(path)}\` shows who may go there; run imgtx as a user who may, or have the rights changed`,
   E_READ_ONLY: (path) =>
     `mount the file system for writing; \`findmnt -T ${shellQuote(posix.dirname(path))}\` shows which one it is`,
   E_NOT_A_FILE: (path) =>
@@ -24,5 +29,8 @@ export function hintOf(error: ImgtxError): string | undefined {
   }
   const own = causes.find(({ hint }) => hint !== undefined)?.hint;
   const placed = causes.find(({ image }) => image !== undefined);
-  return own ?? (placed?.image === undefined ? undefined : HINT_OF_CODE[placed.code]?.(placed.image));
+  return (
+    own ??
+    (placed?.image === undefined ? undefined : HINT_OF_CODE[placed.code]?.(placed.image, placed.reason))
+  );
 }

@@ -4,7 +4,8 @@ import { type BigIntStats, statSync } from "node:fs";
 import { ImgtxError } from "../../errors/index.ts";
 import { safeNumber } from "../../units/index.ts";
 import { describeBlockDevice, placeOfDevice } from "../kernel/block-device.ts";
-import { DEVICES, isSettled } from "../kernel/file-system.ts";
+import { DEVICES, isSettled, kindOfFileSystem } from "../kernel/file-system.ts";
+import { splitDeviceNumber } from "../kernel/sysfs.ts";
 import type { FilePlace } from "../native/place-calls.ts";
 import type { FileStat } from "../storage.ts";
 
@@ -32,12 +33,11 @@ export interface StatAround {
 export function describeStat(path: string, stats: BigIntStats, around: StatAround): FileStat {
   if (stats.isBlockDevice()) return describeDevice(path, stats, around);
   const [fileSystem, inode] = [String(stats.dev), String(stats.ino)];
-  const times = {
-    changedNs: String(stats.ctimeNs),
-    bornNs: birthTimesAreReal() ? String(stats.birthtimeNs) : "0",
-  };
   let found: FilePlace | undefined;
   const place = (): FilePlace => (found ??= around.findPlace(fileSystem, inode));
+  const changedNs = String(stats.ctimeNs);
+  const born = (): string =>
+    birthTimesAreReal() && !isBornAnew(stats, place) ? String(stats.birthtimeNs) : "0";
   const mode = Number(stats.mode);
   return {
     kind: KINDS[mode & KIND_BITS] ?? "other",
@@ -59,11 +59,24 @@ export function describeStat(path: string, stats: BigIntStats, around: StatAroun
     ownerId: Number(stats.uid),
     groupId: Number(stats.gid),
     modifiedNs: String(stats.mtimeNs),
-    ...times,
+    changedNs,
+    get bornNs() {
+      return born();
+    },
     get settled() {
-      return isSettled({ ...times, fileSystemId: place().fileSystemId }, around.nowMs);
+      return isSettled({ changedNs, bornNs: born(), fileSystemId: place().fileSystemId }, around.nowMs);
     },
   };
+}
+
+/**
+ * A file of an overlay's lower layer (an image that a container was made with) is copied by the first who opens it for
+ * writing: it keeps its inode number, and shows the birth time of the copy from then on. Not asked of file systems with
+ * a device of their own, which an overlay has none of.
+ */
+function isBornAnew(stats: BigIntStats, place: () => FilePlace): boolean {
+  const [major] = splitDeviceNumber(stats.dev);
+  return major === 0n && !kindOfFileSystem(place().fileSystemId).keepsBirth;
 }
 
 /** A device keeps no times: who writes to it by another node, or from another host, moves none that is seen here. */

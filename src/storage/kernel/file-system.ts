@@ -13,12 +13,15 @@ interface FileSystemKind extends Omit<FileSystemTraits, "sharesLocks"> {
   readonly sharesBlocks?: boolean;
   /** Begins the id of a file system. */
   readonly name: string;
+  /** Whether a file has one birth time for as long as it lives. */
+  readonly keepsBirth: boolean;
   /** Whether every write moves the change time, by the clock of this machine, and nothing else sets it. */
   readonly keepsTimes: boolean;
 }
 
 const local = (name: string): FileSystemKind => ({
   name,
+  keepsBirth: true,
   keepsInodes: true,
   keepsModes: true,
   keepsTimes: true,
@@ -28,6 +31,7 @@ const remote = (name: string): FileSystemKind => ({ ...local(name), keepsTimes: 
 /** The mount says for all files who owns them, and inode numbers may be made up. */
 const foreign = (name: string): FileSystemKind => ({
   name,
+  keepsBirth: true,
   keepsInodes: false,
   keepsModes: false,
   keepsTimes: false,
@@ -44,7 +48,7 @@ const KINDS: ReadonlyMap<number, FileSystemKind> = new Map([
   [0x2fc12fc1, local("zfs")],
   [0xca451a4e, { ...local("bcachefs"), sharesBlocks: true }],
   [0x3153464a, local("jfs")],
-  [0x794c7630, remote("overlay")],
+  [0x794c7630, { ...remote("overlay"), keepsBirth: false }],
   [0x6969, remote("nfs")],
   [0x00c36400, remote("ceph")],
   [0x01161970, remote("gfs2")],
