@@ -2,11 +2,12 @@
 // which takes longest to make the functions of code that a command has no use for.
 //
 // esbuild makes a module of each source file, with the names that it takes from others (splitting, with all files as entry
-// points), and none for the indexes between. Each becomes a function here, which runs once, gives its exports, and from then on is one that gives nothing else.
+// points), and none for the indexes between. Each becomes a function here, which runs once and keeps what it exports in a variable of
+// its name with a `$` more: a use looks there first, since each function that is called for the first time costs microseconds.
 //
 // Invariants
 // - No module does anything when it runs but make what it exports: the order in which they run is open.
-// - What a module exports is looked up at each use, as in ES modules.
+// - What a module exports is never assigned to again: the linter sees to that (no-mutable-exports).
 // - esbuild's output is of one shape; where it is of another, the build fails.
 
 import { readdirSync } from "node:fs";
@@ -55,7 +56,7 @@ export async function bundleLazily(
   for (const id of used)
     for (const [, other = ""] of modules.get(id)?.matchAll(/(\$\w+)\(\)/g) ?? [])
       if (modules.has(other)) used.add(other);
-  const declared = [...builtins].map((call) => `let ${idOf(call)};\n`);
+  const declared = [...[...builtins].map(idOf), ...[...used].map(keptIn)].map((name) => `let ${name};\n`);
   return [
     HELPERS,
     ...declared,
@@ -93,10 +94,18 @@ function idOf(path: string): string {
   return `$${path.replace(/\.js$/, "").replaceAll(/\W/g, "_")}`;
 }
 
-/** Two functions: what gives the module's exports, and what runs it, once. */
+/** Where what the module exports is kept once it has run. */
+function keptIn(id: string): string {
+  return `$${id}`;
+}
+
+/** What runs the module, and gives what it exports. */
 async function wrapModule(place: string, text: string, builtins: Set<string>): Promise<string> {
   const id = idOf(place);
-  const idFrom = (file: string): string => idOf(join(dirname(place), file));
+  const exportsOf = (file: string): string => {
+    const other = idOf(join(dirname(place), file));
+    return `(${keptIn(other)} ?? ${other}())`;
+  };
   const { code } = await transform(text.replaceAll(/^import "\.[^"]*";\n/gm, ""), {
     format: "cjs",
     platform: "node",
@@ -110,26 +119,23 @@ async function wrapModule(place: string, text: string, builtins: Set<string>): P
   const [, exported = ""] = /^__export\(\w+, \{\n(.*?)\n\}\);/ms.exec(head) ?? [];
   const uses: (readonly [name: string, use: string])[] = [];
   const body = whole
-    .replaceAll(/\b__toESM\(require\("(\.[^"]+)"\)\)/g, (_, file: string) => `${idFrom(file)}()`)
+    .replaceAll(/\b__toESM\(require\("(\.[^"]+)"\)\)/g, (_, file: string) => exportsOf(file))
     .replaceAll(
       /^var (import_[\w$]+) = ((?:__toESM\()?require\("([^"]+)"\)(?:, 1)?\)?);\n/gm,
       (_, name: string, call: string, file: string) => {
         if (!file.startsWith(".")) builtins.add(call);
-        uses.push([name, file.startsWith(".") ? `${idFrom(file)}()` : `(${idOf(call)} ??= ${call})`]);
+        uses.push([name, file.startsWith(".") ? exportsOf(file) : `(${idOf(call)} ??= ${call})`]);
         return "";
       },
     );
-  const parts = uses.reduce(
-    useLater,
-    `const $exports = { __esModule: true,\n${asGetters(exported, place)}\n};\n${body}`,
-  );
+  const parts = uses.reduce(useLater, `${body}return ${keptIn(id)} = {\n${asMembers(exported, place)}\n};\n`);
   const [left] = /^.*(?:\brequire\("\.|\bimport_chunk|^module\.exports).*$/m.exec(parts) ?? [];
   if (left !== undefined) throw new Error(`${place} is not of esbuild's usual shape: ${left}`);
-  return `function ${id}() {\n${parts}${id} = () => $exports;\nreturn $exports;\n}\n`;
+  return `function ${id}() {\n${parts}}\n`;
 }
 
-/** What esbuild makes properties of one by one, as members of the object itself, which takes a fraction of the time. */
-function asGetters(exported: string, place: string): string {
+/** What esbuild makes properties of one by one, with a function each: that is left to what is another module's, which must not run yet. */
+function asMembers(exported: string, place: string): string {
   return exported
     .split("\n")
     .filter((line) => line !== "")
@@ -137,7 +143,7 @@ function asGetters(exported: string, place: string): string {
       const [, name, local] = /^ {2}([\w$]+): \(\) => ([\w$.]+),?$/.exec(line) ?? [];
       if (name === undefined || local === undefined)
         throw new Error(`${place} does not export as esbuild usually does: ${line}`);
-      return `get ${name}() { return ${local}; },`;
+      return local.includes(".") ? `get ${name}() { return ${local}; },` : `${name}: ${local},`;
     })
     .join("\n");
 }
