@@ -24,17 +24,19 @@ export function parseCommandLine(
   definition: CommandDefinition,
   context: Pick<CliContext, "cwd" | "env">,
 ): Parsed {
+  const { words, after } = splitAtDashes(argv, definition, row.path);
+  const globals = globalOptionsBeside(definition.options);
+  const named = optionsNamed(words, [...globals, ...definition.options]);
   const root = quietCommander("imgtx");
-  addOptions(root, globalOptionsBeside(definition.options));
+  addOptions(root, globals.filter(named));
   let parent = root;
   for (const word of row.path.slice(0, -1)) {
     const group = quietCommander(word);
     parent.addCommand(group);
     parent = group;
   }
-  const leaf = makeLeaf(row.path.at(-1) ?? "", definition);
+  const leaf = makeLeaf(row.path.at(-1) ?? "", definition, definition.options.filter(named));
   parent.addCommand(leaf);
-  const { words, after } = splitAtDashes(argv, definition, row.path);
   parseWith(root, closeWait(words), row.path, looseWaitHint(argv));
   const settings = readSettings(readOptions(root, GLOBAL_OPTIONS), context);
   return { input: readInput(leaf, definition, context.cwd, settings.givenAllowPaths, after), settings };
@@ -72,8 +74,9 @@ export function parseLine(
   definition: CommandDefinition,
   cwd: string,
 ): CommandInput {
-  const leaf = makeLeaf(row.path.join(" "), definition);
   const split = splitAtDashes(words, definition, row.path);
+  const options = definition.options.filter(optionsNamed(split.words, definition.options));
+  const leaf = makeLeaf(row.path.join(" "), definition, options);
   parseWith(leaf, split.words, row.path);
   return readInput(leaf, definition, cwd, [], split.after);
 }
@@ -150,7 +153,30 @@ function quietCommander(name: string): Commander {
     .configureOutput({ writeOut: () => undefined, writeErr: () => undefined });
 }
 
-function makeLeaf(name: string, definition: CommandDefinition): Commander {
+/**
+ * Which of the options the words may name: making one takes longer than all else here. All of them where a word names
+ * none, since the nearest is suggested then, or several at once.
+ */
+function optionsNamed(
+  words: readonly string[],
+  options: readonly OptionDefinition[],
+): (option: OptionDefinition) => boolean {
+  const named = new Set<OptionDefinition>();
+  for (const word of words) {
+    if (!word.startsWith("-") || word === "-") continue;
+    const name = word.startsWith("--") ? word.slice(2).split("=", 1)[0] : word.slice(1);
+    const found = options.filter(({ long, short }) => name === (word.startsWith("--") ? long : short));
+    if (found.length === 0) return () => true;
+    for (const option of found) named.add(option);
+  }
+  return (option) => named.has(option);
+}
+
+function makeLeaf(
+  name: string,
+  definition: CommandDefinition,
+  options: readonly OptionDefinition[],
+): Commander {
   const leaf = quietCommander(name).action(() => undefined);
   for (const argument of definition.arguments) {
     if (argument.afterDashes) continue;
@@ -160,7 +186,7 @@ function makeLeaf(name: string, definition: CommandDefinition): Commander {
       argument.about,
     );
   }
-  addOptions(leaf, definition.options);
+  addOptions(leaf, options);
   return leaf;
 }
 
