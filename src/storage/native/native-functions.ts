@@ -1,6 +1,6 @@
 // The C functions that system calls are made by, and what becomes of a call that failed.
 //
-// Invariant: they are bound at the first call that needs one. Where they can't be, files can be read, and every lock is
+// Invariant: the library is loaded at the first call that needs it. Where it can't be, files can be read, and every lock is
 // refused with the way to mend it; nothing that needs a lock goes on without.
 
 import { loadForeign } from "./foreign.ts";
@@ -34,24 +34,28 @@ export class SystemCallError extends Error {
   }
 }
 
-export interface NativeFunctions {
-  readonly fcntl: NativeFunction;
+const PROTOTYPES = {
+  fcntl: "int fcntl(int fd, int command, void *lock)",
   /** The same call, whose argument is a number. */
-  readonly fcntlWith: NativeFunction;
-  readonly lseek: NativeFunction;
-  readonly copyFileRange: NativeFunction;
-  readonly ioctl: NativeFunction;
+  fcntlWith: "int fcntl(int fd, int command, long argument)",
+  lseek: "int64_t lseek(int fd, int64_t offset, int whence)",
+  copyFileRange:
+    "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",
+  ioctl: "int ioctl(int fd, unsigned long request, long argument)",
   /** The same call, whose argument is an address. */
-  readonly ioctlWith: NativeFunction;
-  readonly fallocate: NativeFunction;
-  readonly renameat2: NativeFunction;
-  readonly syncFileRange: NativeFunction;
-  readonly fileAdvise: NativeFunction;
-  readonly futimens: NativeFunction;
-  readonly fgetxattr: NativeFunction;
-  readonly getxattr: NativeFunction;
-  readonly fsetxattr: NativeFunction;
-  readonly fremovexattr: NativeFunction;
+  ioctlWith: "int ioctl(int fd, unsigned long request, void *argument)",
+  fallocate: "int fallocate(int fd, int mode, int64_t offset, int64_t length)",
+  renameat2: "int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)",
+  syncFileRange: "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
+  fileAdvise: "int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)",
+  futimens: "int futimens(int fd, void *times)",
+  fgetxattr: "int64_t fgetxattr(int fd, str name, void *value, size_t size)",
+  getxattr: "int64_t getxattr(str path, str name, void *value, size_t size)",
+  fsetxattr: "int fsetxattr(int fd, str name, void *value, size_t size, int flags)",
+  fremovexattr: "int fremovexattr(int fd, str name)",
+} as const;
+
+export interface NativeFunctions extends Readonly<Record<keyof typeof PROTOTYPES, NativeFunction>> {
   /** Not every C library has it. */
   readonly bindPreadv2: () => NativeFunction | undefined;
   /** Where the bytes lie in memory. */
@@ -59,29 +63,11 @@ export interface NativeFunctions {
   readonly errno: () => number;
 }
 
+/** Each is bound when it is first called: most commands call two or three of them. */
 export function bindNative(): NativeFunctions {
   const foreign = loadForeign();
   const libc = foreign.load(null);
-  return {
-    fcntl: libc.func("int fcntl(int fd, int command, void *lock)"),
-    fcntlWith: libc.func("int fcntl(int fd, int command, long argument)"),
-    lseek: libc.func("int64_t lseek(int fd, int64_t offset, int whence)"),
-    copyFileRange: libc.func(
-      "int64_t copy_file_range(int from, void *fromOffset, int to, void *toOffset, size_t length, unsigned int flags)",
-    ),
-    ioctl: libc.func("int ioctl(int fd, unsigned long request, long argument)"),
-    ioctlWith: libc.func("int ioctl(int fd, unsigned long request, void *argument)"),
-    fallocate: libc.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
-    renameat2: libc.func("int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)"),
-    syncFileRange: libc.func(
-      "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
-    ),
-    fileAdvise: libc.func("int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)"),
-    futimens: libc.func("int futimens(int fd, void *times)"),
-    fgetxattr: libc.func("int64_t fgetxattr(int fd, str name, void *value, size_t size)"),
-    getxattr: libc.func("int64_t getxattr(str path, str name, void *value, size_t size)"),
-    fsetxattr: libc.func("int fsetxattr(int fd, str name, void *value, size_t size, int flags)"),
-    fremovexattr: libc.func("int fremovexattr(int fd, str name)"),
+  const native = {
     bindPreadv2() {
       try {
         return libc.func("int64_t preadv2(int fd, void *vector, int count, int64_t offset, int flags)");
@@ -90,9 +76,18 @@ export function bindNative(): NativeFunctions {
         return undefined;
       }
     },
-    address: (bytes) => foreign.address(bytes),
+    address: (bytes: Uint8Array) => foreign.address(bytes),
     errno: () => foreign.errno(),
   };
+  for (const [name, prototype] of Object.entries(PROTOTYPES)) {
+    const get = (): NativeFunction => {
+      const value = libc.func(prototype);
+      Object.defineProperty(native, name, { value });
+      return value;
+    };
+    Object.defineProperty(native, name, { configurable: true, get });
+  }
+  return native as NativeFunctions;
 }
 
 /** What it returns; a failure's errno, negative, as the kernel itself has it. No error is made: that costs more than the call. */
