@@ -116,8 +116,8 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     },
     readSymlink: async (path) => explained("read the symbolic link", path, () => readlinkSync(path)),
     reserveSpace: async (folder, lengthBytes) => await reserveSpace(folder, lengthBytes, native),
-    findHolders: async (stat) => findHolders([stat])[0] ?? [],
-    findAllHolders: async (stats) => findHolders(stats),
+    findHolders: async (stat) => (await findHolders([stat]))[0] ?? [],
+    findAllHolders: findHolders,
     measureSpace: async (path) => explained("ask for the space of", path, () => spaceOf(path)),
   };
 }

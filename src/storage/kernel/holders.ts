@@ -1,7 +1,16 @@
 // Which other processes, and loop devices, have a file open, as far as /proc and /sys show it. Only ever for messages: the answer may
 // be out of date when it arrives, and is empty where other users' processes are hidden.
 
-import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  read,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+} from "node:fs";
 import { basename } from "node:path";
 import { describeBlockDevice, placeOfDevice } from "./block-device.ts";
 import type { FileStat, Holder } from "../storage.ts";
@@ -20,7 +29,8 @@ const WRITER_LINE = /^flags:\s*[0-7]*[1-35-7]$/m;
 const INODE_LINE = /^ino:\s*(\d+)$/m;
 
 /** Of each file those that hold locks on it first, then by pid. All of /proc is looked at once, for however many. */
-export function findHolders(stats: readonly FileStat[]): Holder[][] {
+export async function findHolders(stats: readonly FileStat[]): Promise<Holder[][]> {
+  const listing = readLocks();
   const sought = {
     inodes: new Set(stats.map(({ inode }) => inode)),
     hasDevices: stats.some(({ kind }) => kind === "device"),
@@ -30,7 +40,7 @@ export function findHolders(stats: readonly FileStat[]): Holder[][] {
     .map((pid) => ({ pid, open: findOpenFiles(pid, sought) }))
     .filter(({ open }) => open.length > 0);
   const loops = findLoopDevices(sought);
-  const locks = countLocks(quietly(() => readFileSync("/proc/locks", "utf8"), ""));
+  const locks = countLocks(await listing);
   return stats.map((stat) => {
     const holders = processes
       .map(({ pid, open }) => inspectProcess(pid, open.filter(isOf(stat))))
@@ -40,6 +50,26 @@ export function findHolders(stats: readonly FileStat[]): Holder[][] {
     if (holders.some((holder) => holder.holdsLock === true) || !isLockedByHidden(stat, locks)) return holders;
     return [{ pid: HIDDEN_PID, program: HIDDEN_PROGRAM, holdsLock: true }, ...holders];
   });
+}
+
+/**
+ * /proc/locks; "" where it can't be read. For it the kernel waits until no processor is changing locks, which takes it 10 ms: it is
+ * asked by another thread, meanwhile.
+ */
+async function readLocks(): Promise<string> {
+  const descriptor = quietly(() => openSync("/proc/locks", "r"), undefined);
+  if (descriptor === undefined) return "";
+  const chunks: Buffer[] = [];
+  for (;;) {
+    const chunk = Buffer.alloc(65_536);
+    const bytes = await new Promise<number>((resolve) => {
+      read(descriptor, chunk, 0, chunk.length, null, (error, count) => resolve(error ? 0 : count));
+    });
+    if (bytes === 0) break;
+    chunks.push(chunk.subarray(0, bytes));
+  }
+  closeSync(descriptor);
+  return Buffer.concat(chunks).toString("latin1");
 }
 
 type Place = Pick<FileStat, "fileSystem" | "inode">;

@@ -64,18 +64,22 @@ export async function describeStatus(
   const devices = await describeDevicesOf(session, table, undefined);
   const files = await findFiles(session, devices);
   const now = new Date(session.workspace.storage.host.now()).toISOString();
+  // The first takes the kernel longest.
+  const [held, spaces, volumes, snapshots] = await Promise.all([
+    addHolders(session, devices, files),
+    measureSpaces(session.workspace.storage, files),
+    measureVolumes(session.workspace.storage, growingOf(devices, files)),
+    summariseSnapshots(session, table, known),
+  ]);
   return {
     root: session.root,
     generation: table.generation,
     now,
-    devices: await addHolders(session, devices, files),
+    devices: held,
     transactions,
     stale: transactions.flatMap((one) => (isStale(one, now) ? [one.id] : [])),
-    spaces: [
-      ...(await measureSpaces(session.workspace.storage, files)),
-      ...(await measureVolumes(session.workspace.storage, growingOf(devices, files))),
-    ],
-    snapshots: await summariseSnapshots(session, table, known),
+    spaces: [...spaces, ...volumes],
+    snapshots,
     notes: session.recovered,
   };
 }
