@@ -148,7 +148,7 @@ export type { ImageFormat, Preallocation } from "./image-format.ts";
 export { parseImageFormat } from "./image-format.ts";
 export type { ImageInfo, Qcow2Info } from "./qcow2/read/image-info.ts";
 export { describeImage, hasStaleBitmaps } from "./qcow2/read/image-info.ts";
-export { digestContent } from "./read/content-digest.ts";
+export { digestContent, takeContent } from "./read/content-digest.ts";
 export { ImageLeases, waitForLeases } from "./image-leases.ts";
 export { claimUnused, holdImages } from "./image-locks.ts";
 export { MaskedImage } from "./read/masked-image.ts";

@@ -188,7 +188,8 @@ function findAmong(images: readonly ChainEntry[]): (image: ChainEntry) => number
 
 function isAlikeDevice(a: DeviceEntry | undefined, b: DeviceEntry): boolean {
   if (a === b) return true;
-  if (!a) return false;
+  // Nearly all that are not alike have moved to another image.
+  if (a?.image !== b.image) return false;
   const [ours, theirs] = [chainsOf(a), chainsOf(b)];
   return (
     isAlike(withoutChains(a), withoutChains(b)) &&

@@ -125,7 +125,9 @@ function placeOn(shelf: Shelf, lookups: readonly Lookup[]): Lookup | undefined {
 
 /** The names that a table's view has, and those that overlays are about to add, one device after the other. */
 export class RoomForNames {
-  #table: DeviceTable;
+  readonly #table: DeviceTable;
+  /** By name, of devices that are to be shown otherwise. */
+  readonly #taken = new Map<string, DeviceEntry>();
   #view: View | undefined;
   #shelf: Shelf | undefined;
 
@@ -137,19 +139,22 @@ export class RoomForNames {
   takes(entry: DeviceEntry): boolean {
     const view = (this.#view ??= planView(this.#table));
     const shelf = (this.#shelf ??= this.#shelfOf(view));
-    const devices = this.#table.devices.map((one) => (one.name === entry.name ? entry : one));
-    const next = { ...this.#table, devices };
     const lookups = lookupsOf(entry);
     if (posix.join(shelf.below, "../".repeat(highestClimb(lookups))).startsWith("..")) {
       // All names go some folders deeper.
-      const deeper = planView(next);
+      const deeper = planView(this.#tableWith(entry));
       if (deeper.omitted.length > view.omitted.length || deeper.names.size > NAMES_MAX) return false;
       [this.#view, this.#shelf] = [deeper, undefined];
     } else if (shelf.names.size >= NAMES_MAX || placeOn(shelf, lookups)) {
       return false;
     }
-    this.#table = next;
+    this.#taken.set(entry.name, entry);
     return true;
+  }
+
+  #tableWith(entry: DeviceEntry): DeviceTable {
+    const taken = new Map([...this.#taken, [entry.name, entry] as const]);
+    return { ...this.#table, devices: this.#table.devices.map((one) => taken.get(one.name) ?? one) };
   }
 
   #shelfOf({ below, names, folders }: View): Shelf {

@@ -102,7 +102,8 @@ export async function makeRelativeName(
   for (const find of [() => asGiven, () => relativeToRealFolders(storage, overlayFolder, backingPath)]) {
     const candidate = await find();
     const name = isProtocolName(candidate) ? `./${candidate}` : candidate;
-    const found = await storage.stat(composeBackingPath(`${overlayFolder}/`, name, overlayFolder));
+    const composed = composeBackingPath(`${overlayFolder}/`, name, overlayFolder);
+    const found = composed === backingPath ? backing : await storage.stat(composed);
     if (found && identityOf(found) === identityOf(backing)) {
       return requireStorableName(name, backingPath);
     }

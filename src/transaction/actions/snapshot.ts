@@ -187,7 +187,7 @@ async function planTarget(
   const below = await context.openChain(entry.image, entry.format, device);
   const there = await context.storage.statLink(path);
   const promisedBy = there ? undefined : entry.provision;
-  const isVolume = !request.reuse && (await isDeviceAt(context.storage, path));
+  const isVolume = there !== undefined && !request.reuse && (await isDeviceAt(context.storage, path));
   if (there && !isVolume) {
     if (!request.reuse)
       throw targetExists(device, path, there, "; an empty overlay made beforehand can be taken with --reuse");

@@ -37,7 +37,7 @@ import {
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
-import { assertNamesFree, closingTable, summarise } from "./closing.ts";
+import { assertNamesFree, summarise } from "./closing.ts";
 import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, withChangedImages } from "./finish.ts";
 import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { imagesToKeepFenced, raiseFences, liftLeft, takeFencesBack } from "./leaving-fences.ts";
@@ -53,7 +53,7 @@ import {
   openWatched,
   type OpenWatched,
 } from "./watched-images.ts";
-import { assertNotAppliedYet, nextTable, withCommitted } from "./committed-table.ts";
+import { assertNotAppliedYet, tablesOf, withCommitted } from "./committed-table.ts";
 
 /** What the command that commits has in hand already. */
 export interface CommitInHand {
@@ -198,12 +198,12 @@ async function enterCommit<T>(
     const others = await readJournals(workspace, journal.id);
     await assertNotAppliedYet(workspace, table, commit.inHand.once, others);
     const record = commitRecord(workspace, table, journal.state, commit.inHand.once);
-    const planned = nextTable(table, journal.state, record);
-    const made = await lookAtMade(workspace, planned, named, images);
-    assertShown(table, planned);
-    const committed = withCommitted(planned, others);
-    await assertActiveLayersApart(workspace.storage, committed, heldDevices(journal.state));
-    const left = imagesLeft(table, planned, journal.state);
+    const { state } = journal;
+    const planned = tablesOf(table, journal, record);
+    const made = await lookAtMade(workspace, planned.next, named, images);
+    assertShown(table, planned.next);
+    await assertActiveLayersApart(workspace.storage, withCommitted(planned.next, others), heldDevices(state));
+    const left = imagesLeft(table, planned.next, state);
     // A command by itself has read its images a moment ago, and holds them.
     if (!journal.state.begin.implicit) {
       for (const line of await describeDoubts(images, left)) commit.inHand.onNotice?.(line);
@@ -216,10 +216,9 @@ async function enterCommit<T>(
     const refusal = leases.take();
     if (refusal) throw new GivesWay(refusal);
     const seen = lastSeen(journal.state);
-    // Anew: by now the fences are known that devices keep.
-    const fenced = nextTable(table, journal.state, record);
+    // Anew where fences were raised: by now those are known that devices keep.
+    const { closing, next: fenced } = journal.state === state ? planned : tablesOf(table, journal, record);
     const next = withChangedImages(fenced, looks, (image) => seen.get(image)?.fingerprint);
-    const closing = closingTable(table, journal.state);
     const unfenced = findUnfenced(left, images, journal.state);
     const close = async (image: string): Promise<void> => {
       for (const { watched, file } of images) if (watched.image === image) await file.close();
@@ -271,9 +270,10 @@ function leasesOn(
   images: readonly OpenWatched[],
 ): ImageLeases {
   const changing = imagesChangedAtCommit(journal.state);
-  const leased = left.flatMap((one) => {
-    const open = images.find(({ watched }) => watched.image === one.image);
-    return open && !open.watched.isNew && !changing.has(one.image) ? [{ ...one, file: open.file }] : [];
+  const leaving = new Map(left.map((one) => [one.image, one]));
+  const leased = images.flatMap(({ watched: { image, isNew }, file }) => {
+    const one = isNew || changing.has(image) ? undefined : leaving.get(image);
+    return one ? [{ ...one, file }] : [];
   });
   return new ImageLeases(workspace.storage, leased);
 }

@@ -57,6 +57,16 @@ export function nextTable(
   return withStanding(withPlannedSnapshots(next, closing, state, commit.committed), state);
 }
 
+/** With the table that it closes. */
+export function tablesOf(
+  table: DeviceTable,
+  { state }: { readonly state: TransactionState },
+  commit: CommitRecord,
+): { readonly closing: DeviceTable; readonly next: DeviceTable } {
+  const closing = closingTable(table, state);
+  return { closing, next: nextTable(table, state, commit, closing) };
+}
+
 /** What it did, for whoever asks for the same once more. */
 function resultOf(state: TransactionState): string {
   return JSON.stringify(liveStatements(state).flatMap(({ plan }) => plan.reports));

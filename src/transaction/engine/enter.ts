@@ -8,6 +8,7 @@
 import { posix } from "node:path";
 import {
   assertShown,
+  type DeviceEntry,
   type DeviceTable,
   findDevice,
   isWorkspaceMade,
@@ -174,8 +175,9 @@ async function enterPlan(
     const heldUp = await findHeldUp(work, record, settled);
     if (heldUp) return heldUp;
     const table = await effectiveTable(work, settled.journals);
-    const entryOf = (of: DeviceTable, name: string) => JSON.stringify(findDevice(of, name));
-    const moved = record.devices.find((name) => entryOf(table, name) !== entryOf(plannedOn, name));
+    const moved = record.devices.find(
+      (name) => !isAlike(findDevice(table, name), findDevice(plannedOn, name)),
+    );
     const restsOnSnapshots = record.givesUp !== undefined && !areSnapshotsKept(plannedOn, table);
     const stale = moved ?? (restsOnSnapshots ? record.devices[0] : undefined);
     if (stale !== undefined) {
@@ -189,6 +191,11 @@ async function enterPlan(
     if (record.newFiles.some(({ path }) => posix.dirname(path) === beside)) await makeFolderBeside(workspace);
     return await addPlan(work, record, settled.journals);
   });
+}
+
+/** Nearly always it is the table that was read for the plan, by which both are one. */
+function isAlike(a: DeviceEntry | undefined, b: DeviceEntry | undefined): boolean {
+  return a === b || JSON.stringify(a) === JSON.stringify(b);
 }
 
 /** Whether those that a plan was made on are what they were. */

@@ -4,7 +4,7 @@ import { posix } from "node:path";
 import {
   assertFolder,
   assertOutsideOwnFolder,
-  canonicalPath,
+  canonicalPathsOf,
   type DeviceTable,
   findDevice,
   findInherited,
@@ -189,6 +189,9 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
   const copiedInto = joinCopies(statements);
   // Of chains that were opened before by the device's own gate: all that any of them trusts.
   const gate = images.gateWith({ allowPaths: [...trustOfAll(table), ...options.allowPaths] });
+  // A plan looks at each folder once, however many devices have their images there.
+  const canonicalPathIn = canonicalPathsOf(workspace.storage);
+  const folders = new Set<string>();
   return {
     storage: work.staged,
     transaction: work.id,
@@ -213,9 +216,11 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
     },
     async canonicalPath(path, device) {
       return await withPlace({ device }, async () => {
-        const canonical = await canonicalPath(workspace.storage, path);
+        const canonical = await canonicalPathIn(path);
+        const folder = posix.dirname(canonical);
         // What can't be made there could not be taken back from there either.
-        await assertFolder(workspace.storage, posix.dirname(canonical));
+        if (!folders.has(folder)) await assertFolder(workspace.storage, folder);
+        folders.add(folder);
         assertOutsideOwnFolder(canonical);
         await assertMayBeDevice(workspace.storage, canonical, table, options.allowsDevices === true);
         return canonical;

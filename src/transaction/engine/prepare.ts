@@ -8,7 +8,7 @@
 
 import { posix } from "node:path";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { beforeItsName, digestContent, settleFingerprint, takeFingerprint } from "../../format/index.ts";
+import { beforeItsName, settleFingerprint, takeContent, takeFingerprint } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { giveAccess, modeAtFirst } from "../images/access.ts";
 import { type FileToMake, type FillTools, MARK_EVERY_MS, type Plan } from "../actions/plan/action.ts";
@@ -45,6 +45,7 @@ export async function prepareStatement(
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
+    const flushed = flushAll(record, files);
     const changes = plan.redo ?? [];
     const redo = await stageChanges(work.staged, work.id, record, { changes, before: journal.state });
     const prepared = await fingerprints(plan, record, files);
@@ -57,12 +58,7 @@ export async function prepareStatement(
       redo,
       ...(reads.length > 0 && { reads }),
     };
-    await settleAll([
-      ...files.map(async (file) => {
-        await explained(record, async () => await file.flush("new image"));
-      }),
-      journal.append(told, "prepared"),
-    ]);
+    await settleAll<unknown>([flushed, journal.append(told, "prepared")]);
     for (const { staging, path } of record.newFiles) {
       if (path !== staging) await moveIntoPlace(work, record, staging, path);
     }
@@ -194,10 +190,21 @@ async function fingerprints(
     const file = files[index];
     if (!file) throw new Error("each new file was made");
     const hasHeader = plan.filesToMake[index]?.hasHeader ?? false;
-    const contentSha256 = await digestContent(file);
-    return { path, fingerprint: beforeItsName(await takeFingerprint(file, hasHeader)), contentSha256 };
+    const { fingerprint, contentSha256 } = await takeContent(file, hasHeader);
+    return { path, fingerprint: beforeItsName(fingerprint), contentSha256 };
   });
   return await Promise.all(looks);
+}
+
+/** Waited for beside the record that names them, and they are looked at meanwhile: until then a failure is not an unhandled one. */
+function flushAll(record: PlanRecord, files: readonly StorageFile[]): Promise<unknown> {
+  const flushed = settleAll(
+    files.map(async (file) => {
+      await explained(record, async () => await file.flush("new image"));
+    }),
+  );
+  flushed.catch(() => undefined);
+  return flushed;
 }
 
 /** Does work on staging files; its errors name the files that the user knows. */

@@ -63,11 +63,28 @@ const MAPPED_BYTES_MAX = 2 ** 31 - 1;
 const SLICE_BYTES_MAX = 65_536;
 const [REFCOUNT_TABLE, FIRST_BLOCK] = [clusterIndex(1), clusterIndex(2)];
 
+/** What was planned last: a group of overlays is mostly of one size. Of small plans alone, since it stays in memory. */
+let last: { readonly request: NewImageRequest; readonly layout: NewImageLayout } | undefined;
+
 /** Undefined where the L1 table would be larger than QEMU reads. E_UNSUPPORTED for the refcount table. */
 export async function planNewImage(request: NewImageRequest): Promise<NewImageLayout | undefined> {
+  if (last && isSameRequest(last.request, request)) return last.layout;
   const l1Size = countL1Entries(request.virtualSizeBytes, request.clusterBits, request.extendedL2);
   if (l1Size * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) return undefined;
-  return new Planning(request, l1Size).run();
+  const layout = await new Planning(request, l1Size).run();
+  if (request.preallocation === "off") last = { request, layout };
+  return layout;
+}
+
+function isSameRequest(a: NewImageRequest, b: NewImageRequest): boolean {
+  return (
+    a.virtualSizeBytes === b.virtualSizeBytes &&
+    a.clusterBits === b.clusterBits &&
+    a.refcountOrder === b.refcountOrder &&
+    a.extendedL2 === b.extendedL2 &&
+    a.hasDataFile === b.hasDataFile &&
+    a.preallocation === b.preallocation
+  );
 }
 
 class Planning {

@@ -15,11 +15,21 @@ export interface Segment {
   readonly bytes: Uint8Array;
 }
 
+/** Of layouts without L2 tables, which take a few bytes: that of a group of overlays is one. */
+const encoded = new WeakMap<NewImageLayout, readonly Segment[]>();
+
 /** Everything but the header, in the order of its kind; what reads as zeros may be left out. */
-export function* encodeTables(layout: NewImageLayout): Generator<Segment> {
+export function encodeTables(layout: NewImageLayout): Iterable<Segment> {
+  if (layout.l2Tables.length > 0) return encodeAll(layout);
+  let segments = encoded.get(layout);
+  if (!segments) encoded.set(layout, (segments = [encodeTable(layout), ...encodeBlocks(layout)]));
+  return segments;
+}
+
+function* encodeAll(layout: NewImageLayout): Generator<Segment> {
   yield encodeTable(layout);
   yield* encodeBlocks(layout);
-  if (layout.l2Tables.length > 0) yield encodeL1(layout);
+  yield encodeL1(layout);
   yield* encodeL2Tables(layout);
 }
 

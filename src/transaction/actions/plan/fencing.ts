@@ -245,7 +245,9 @@ export function findFences(device: string, chain: Chain, table: DeviceTable): No
 
 /** The device that a fence of this image was set for. */
 function holderOf(table: DeviceTable, image: string): string | undefined {
-  return table.devices.find(({ frozen }) => frozen?.fences.some((fence) => fence.image === image))?.name;
+  for (const { name, frozen } of table.devices)
+    if (frozen?.fences.some((fence) => fence.image === image)) return name;
+  return undefined;
 }
 
 /** Also that the record is one of a fence: of what is none neither side is written, whoever stored it. */
