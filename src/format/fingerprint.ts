@@ -211,8 +211,13 @@ export function describeStatChanges(before: Dated, now: Dated): string[] {
 
 /** As it would look in a volume as large as before, where that was made larger: a qcow2 image does not end with it. */
 export function butForGrowth<Look extends Dated>(before: Fingerprint, now: Look): Look {
-  const isInVolume = before.headerSha256 !== null && isDeviceIdentity(before);
-  return isInVolume && now.sizeBytes > before.sizeBytes ? { ...now, sizeBytes: before.sizeBytes } : now;
+  return before.headerSha256 === null ? now : inSmallerVolume(before, now);
+}
+
+/** The same of what is raw, and is to become an image of qcow2. */
+export function inSmallerVolume<Look extends Dated>(before: Fingerprint, now: Look): Look {
+  const isLarger = isDeviceIdentity(before) && now.sizeBytes > before.sizeBytes;
+  return isLarger ? { ...now, sizeBytes: before.sizeBytes } : now;
 }
 
 /**

@@ -132,6 +132,7 @@ export {
   describeContentChanges,
   describeDoubt,
   butForGrowth,
+  inSmallerVolume,
   describeStatChanges,
   digestHead,
   fingerprintAt,

@@ -7,7 +7,7 @@
 
 import { createHash } from "node:crypto";
 import { ImgtxError } from "../errors/index.ts";
-import type { StorageFile } from "../storage/index.ts";
+import type { FileStat, StorageFile } from "../storage/index.ts";
 import { alignDown, alignUp } from "../units/index.ts";
 import { identityOf } from "./fingerprint.ts";
 import { withCalls } from "./watched-file.ts";
@@ -23,6 +23,8 @@ export interface DeviceReads {
   readonly image: string;
   /** The number of a piece, and how many from there on were read: one pair after the other, ascending. */
   readonly runs: readonly number[];
+  /** Where the device ended: what it has got since was not read. Left out by the version before. */
+  readonly endBytes?: number;
   /** SHA-256, in hex, of the SHA-256 of each of these pieces in order. */
   readonly sha256: string;
 }
@@ -30,6 +32,7 @@ export interface DeviceReads {
 interface ReadDevice {
   readonly image: string;
   readonly pieces: Map<number, Buffer>;
+  endBytes: number;
 }
 
 /** The reads of one statement, as long as they are told to it. */
@@ -43,7 +46,7 @@ export class RecordedReads {
     if (stat.kind !== "device") return file;
     const identity = identityOf(stat);
     return withCalls(file, {
-      read: async (target, offset) => await this.#read(identity, file, target, offset),
+      read: async (target, offset) => await this.#read(identity, { file, stat }, target, offset),
     });
   }
 
@@ -69,46 +72,52 @@ export class RecordedReads {
   }
 
   stored(): DeviceReads[] {
-    return [...this.#devices.values()].map(({ image, pieces }) => {
+    return [...this.#devices.values()].map(({ image, pieces, endBytes }) => {
       const order = [...pieces].toSorted(([a], [b]) => a - b);
       const all = createHash("sha256");
       for (const [, digest] of order) all.update(digest);
-      return { image, runs: runsOf(order.map(([index]) => index)), sha256: all.digest("hex") };
+      return { image, runs: runsOf(order.map(([index]) => index)), endBytes, sha256: all.digest("hex") };
     });
   }
 
-  async #read(identity: string, file: StorageFile, target: Uint8Array, offset: number): Promise<number> {
+  async #read(
+    identity: string,
+    { file, stat }: { readonly file: StorageFile; readonly stat: FileStat },
+    target: Uint8Array,
+    offset: number,
+  ): Promise<number> {
     if (this.#isPaused || target.length === 0) return await file.read(target, offset);
     const [start, end] = [alignDown(offset, PIECE_BYTES), alignUp(offset + target.length, PIECE_BYTES)];
     const isWhole = start === offset && end - start === target.length;
     const bytes = isWhole ? target : new Uint8Array(end - start);
     const count = await file.read(bytes, start);
-    this.#keep(identity, file.path, start, bytes.subarray(0, count));
+    const known = this.#devices.get(identity) ?? { image: file.path, pieces: new Map(), endBytes: 0 };
+    known.endBytes = Math.max(known.endBytes, stat.sizeBytes);
+    this.#devices.set(identity, known);
+    keep(known, start, bytes.subarray(0, count));
     if (isWhole) return count;
     const wanted = bytes.subarray(offset - start, Math.min(count, offset - start + target.length));
     target.set(wanted);
     return wanted.length;
   }
+}
 
-  #keep(identity: string, image: string, start: number, bytes: Uint8Array): void {
-    const known = this.#devices.get(identity) ?? { image, pieces: new Map<number, Buffer>() };
-    this.#devices.set(identity, known);
-    for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
-      const index = (start + at) / PIECE_BYTES;
-      const digest = digestOf(bytes.subarray(at, at + PIECE_BYTES));
-      const before = known.pieces.get(index);
-      if (before && !before.equals(digest)) throw writtenMeanwhile(image, start + at);
-      known.pieces.set(index, digest);
-    }
+function keep({ image, pieces }: ReadDevice, start: number, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
+    const index = (start + at) / PIECE_BYTES;
+    const digest = digestOf(bytes.subarray(at, at + PIECE_BYTES));
+    const before = pieces.get(index);
+    if (before && !before.equals(digest)) throw writtenMeanwhile(image, start + at);
+    pieces.set(index, digest);
   }
 }
 
 /** Whether all that was read is as it was. */
 export async function isAsRead(
   file: Pick<StorageFile, "read" | "stat">,
-  { runs, sha256 }: Pick<DeviceReads, "runs" | "sha256">,
+  { runs, sha256, endBytes = Infinity }: Pick<DeviceReads, "runs" | "sha256" | "endBytes">,
 ): Promise<boolean> {
-  const { sizeBytes } = await file.stat();
+  const sizeBytes = Math.min((await file.stat()).sizeBytes, endBytes);
   const all = createHash("sha256");
   for (let at = 0; at < runs.length; at += 2) {
     const [first = 0, count = 0] = [runs[at], runs[at + 1]];
@@ -116,7 +125,7 @@ export async function isAsRead(
     if ((first + count - 1) * PIECE_BYTES >= sizeBytes) return false;
     for (let index = first; index < first + count; index += PIECES_AT_ONCE) {
       const pieces = Math.min(PIECES_AT_ONCE, first + count - index);
-      const bytes = new Uint8Array(pieces * PIECE_BYTES);
+      const bytes = new Uint8Array(Math.min(pieces * PIECE_BYTES, sizeBytes - index * PIECE_BYTES));
       const there = bytes.subarray(0, await file.read(bytes, index * PIECE_BYTES));
       for (let from = 0; from < there.length; from += PIECE_BYTES) {
         all.update(digestOf(there.subarray(from, from + PIECE_BYTES)));

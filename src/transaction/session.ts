@@ -18,26 +18,27 @@ import { commitJournal, rehearseCommit } from "./commit/commit.ts";
 import { describeOutcome, describeTransaction } from "./describe/describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine/engine.ts";
 import { createJournal } from "./engine/new-journal.ts";
-import {
-  changesOf,
-  isParked,
-  type Journal,
-  liveStatements,
-  type PlanRecord,
-  readJournals,
-} from "./journal/index.ts";
+import { changesOf, isParked, type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { settleBesideDevices } from "./recover/beside.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
 import { assertAlone, findApplied, onceOf } from "./once.ts";
 import { noteLostHooks } from "./hooks.ts";
-import { type Attempt, withRoom } from "./engine/provision.ts";
+import { withRoom } from "./engine/provision.ts";
 import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
 import type { ActionRequest, KeptFile, LockWait, RunOptions, Session } from "./requests/request.ts";
 import type { Outcome, TransactionDescription } from "./describe/results.ts";
 import { abortJournal, undoFrom } from "./recover/undo.ts";
 import { verifySynced } from "./engine/verify-synced.ts";
-import { effectiveTable, endWork, startWork, throwIfInterrupted, type Work } from "./engine/work.ts";
+import {
+  type Attempt,
+  effectiveTable,
+  endWork,
+  startWork,
+  throwIfInterrupted,
+  withFound,
+  type Work,
+} from "./engine/work.ts";
 
 export interface SessionOptions extends LockWait {
   /** Where the search for a workspace begins. */
@@ -103,23 +104,34 @@ export async function runActions(
   requests: readonly ActionRequest[],
   choice: RunOptions,
 ): Promise<Outcome> {
-  return await withRoom(session.workspace, (attempt) => runOnce(session, requests, choice, attempt));
+  const { workspace } = session;
+  await assertChangeable(session);
+  const { kept, options } = collectKept(choice);
+  const joined = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
+  try {
+    return await withRoom({ workspace, journal: joined, options }, (attempt) =>
+      runOnce(session, requests, { joined, kept, options }, attempt),
+    );
+  } finally {
+    await joined?.close();
+  }
 }
 
 async function runOnce(
   session: Session,
   requests: readonly ActionRequest[],
-  choice: RunOptions,
+  {
+    joined: journal,
+    kept,
+    options,
+  }: { readonly joined: Journal | undefined } & ReturnType<typeof collectKept>,
   attempt: Attempt,
 ): Promise<Outcome> {
   const { workspace } = session;
-  await assertChangeable(session);
-  const { kept, options } = collectKept(choice);
-  const journal = options.standalone ? undefined : await pickJournal(workspace, options.transaction, options);
-  attempt.isAlone = journal === undefined && !options.dryRun;
+  attempt.isUndone = journal === undefined && !options.dryRun;
   const id = journal?.id ?? workspace.storage.host.randomName();
   const once = onceOf(options, requests);
-  const work = await startWork(session, options, { id, journal });
+  const work = await startWork(session, options, { id, journal, attempt });
   try {
     assertAlone(once, journal?.id);
     const applied = await findApplied(workspace, once, options.dryRun);
@@ -130,8 +142,8 @@ async function runOnce(
     await runStatements(work, requests);
     const done = work.journal?.state.statements.slice(first).map(({ plan }) => plan) ?? [];
     const after = !journal && work.journal ? await commitImplicit(work, work.journal, once) : before;
+    // Nothing else is read after it: a disk that fails now must not make a failure of what is done.
     if (!journal) await verifySynced(work, requests, done, after);
-    // Nothing else is read from here on: a disk that fails now must not make a failure of what is done.
     return await describeOutcome(workspace, {
       changed: done.length > 0,
       dryRun: false,
@@ -144,19 +156,8 @@ async function runOnce(
     });
   } finally {
     await endWork(work);
-    await work.journal?.close();
+    if (!journal) await work.journal?.close();
   }
-}
-
-/** The reports with what was found out after they were planned. */
-function withFound(plans: readonly PlanRecord[], found: Work["found"]): PlanRecord[] {
-  return plans.map((plan) => ({
-    ...plan,
-    reports: plan.reports.map((report) => {
-      const more = found.filter(({ device }) => device === report.device).map(({ note }) => note);
-      return more.length === 0 ? report : { ...report, notes: [...report.notes, ...more] };
-    }),
-  }));
 }
 
 export async function beginTransaction(
@@ -193,7 +194,9 @@ export async function commitTransaction(
     throwIfInterrupted(options.signal);
     const table = options.dryRun
       ? await rehearse(workspace, journal, options)
-      : await commitOpen(session, journal, options);
+      : await withRoom({ workspace, journal, options }, (attempt) =>
+          commitOpen(session, journal, options, attempt),
+        );
     const plans = liveStatements(journal.state).map(({ plan }) => plan);
     return await describeOutcome(workspace, {
       changed: plans.length > 0 && !options.dryRun,
@@ -214,7 +217,12 @@ async function rehearse(workspace: Workspace, journal: Journal, options: RunOpti
 }
 
 /** With the copies that the transaction made brought in sync first. */
-async function commitOpen(session: Session, journal: Journal, options: RunOptions): Promise<DeviceTable> {
+async function commitOpen(
+  session: Session,
+  journal: Journal,
+  options: RunOptions,
+  attempt: Attempt,
+): Promise<DeviceTable> {
   const { workspace } = session;
   const statements = liveStatements(journal.state);
   if (statements.length === 0) {
@@ -224,11 +232,13 @@ async function commitOpen(session: Session, journal: Journal, options: RunOption
   const { onProgress, throttle, onNotice, markEveryMs } = options;
   const inHand = { onProgress, throttle, onNotice, markEveryMs };
   if (statements.every(({ plan }) => !plan.renewable)) {
+    attempt.isUndone = true;
     return await commitJournal(workspace, journal, options, inHand);
   }
-  const work = await startWork(session, options, { id: journal.id, journal });
+  const work = await startWork(session, options, { id: journal.id, journal, attempt: undefined });
   try {
     const open = await renewMirrors(work, journal);
+    attempt.isUndone = true;
     return await commitJournal(workspace, journal, options, { ...inHand, open });
   } finally {
     await endWork(work);

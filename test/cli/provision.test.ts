@@ -180,6 +180,69 @@ loops.test("a volume without room for a command is extended, and the command run
 });
 
 loops.test(
+  "in a transaction of several commands a volume is extended for each of them, and for the commit",
+  async () => {
+    const bench = await makeBench();
+    const { root, group, volumes, must, run } = bench;
+    // What a volume gets has in it what its last user left.
+    const dirty = wrap(bench, "dirty", {
+      before: `[ "$2" != extend ] || { f=${volumes}/\${3##*/}; head -c $(($4 - $(stat -c %s $f))) /dev/urandom >> $f; }`,
+    });
+    await must("device", "provision", "vda", `${dirty} ${volumes}`);
+    const sizeOf = (name: string): number => Number(tell("blockdev", "--getsize64", `${group}/${name}`));
+    const bitmaps = (image: string): string[] => {
+      const { "format-specific": specific } = JSON.parse(
+        tell("qemu-img", "info", "--output=json", image),
+      ) as {
+        "format-specific": { data: { bitmaps?: { name: string }[] } };
+      };
+      return (specific.data.bitmaps ?? []).map(({ name }) => name);
+    };
+    await must("snapshot", "vda", `${group}/small`, "--size", "832K");
+    command("qemu-io", "-c", "write -P 8 8M 512k", `${root}/devices/vda`);
+    await must("snapshot", "vda", `${group}/top`, "--size", "20M");
+    command("qemu-io", "-c", "write -P 9 2M 4M", `${root}/devices/vda`);
+    await must("txn", "begin", "--on-error", "abort");
+    await must("merge", "vda", "--keep");
+    const extended = await must("bitmap", "add", "vda", "b0");
+    expect(extended.stderr).toContain(
+      `${group}/small was made larger, from 851968 to 16777216 bytes, and stays so`,
+    );
+    await must("bitmap", "add", "vda", "b1");
+    // As somebody else may, who has not heard of the transaction.
+    command("truncate", "-s", "18M", `${volumes}/small`);
+    command("losetup", "-c", tell("readlink", `${group}/small`).trim());
+    await must("txn", "commit");
+    expect(bitmaps(`${group}/small`)).toEqual(["b0", "b1"]);
+    command("qemu-img", "check", "-q", `${group}/small`);
+    const reads = ["read -P 9 2M 4M", "read -P 7 1M 1M", "read -P 8 8M 512k", "read -P 0 9M 7M"];
+    command("qemu-io", ...reads.flatMap((one) => ["-c", one]), `${root}/devices/vda`);
+    // Room that the commit finds lacking; one that goes again, with what a command has planned for it.
+    await must("snapshot", "vda", `${group}/two`, "--size", "832K");
+    await must("snapshot", "vda", `${group}/three`, "--size", "20M");
+    command("qemu-io", "-c", "write -P 10 3M 4M", `${root}/devices/vda`);
+    await must("txn", "begin");
+    await must("merge", "vda", "--keep");
+    expect((await must("txn", "commit")).stderr).toContain(`${group}/two was made larger`);
+    command("qemu-io", "-c", "read -P 10 3M 4M", "-c", "read -P 8 8M 512k", `${root}/devices/vda`);
+    await must("txn", "begin");
+    const present = sizeOf("two");
+    command("truncate", "-s", String(present + 2 ** 20), `${volumes}/two`);
+    command("losetup", "-c", tell("readlink", `${group}/two`).trim());
+    await must("bitmap", "add", "vda", "b2");
+    command("truncate", "-s", String(present), `${volumes}/two`);
+    command("losetup", "-c", tell("readlink", `${group}/two`).trim());
+    for (const words of [
+      ["bitmap", "add", "vda", "b3"],
+      ["txn", "commit"],
+    ])
+      expect((await run(...words)).stderr).toContain("the image has changed since the transaction began");
+    await must("txn", "abort");
+    await must("status", "--check");
+  },
+);
+
+loops.test(
   "a snapshot that was killed while its volume was made is undone when the command has ended",
   async () => {
     const bench = await makeBench();

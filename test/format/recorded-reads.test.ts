@@ -41,7 +41,8 @@ test("a write to what was read of a device shows, and one beside it does not", a
     written[at] = 4;
     expect(await isAsRead(deviceOf(written), stored)).toBe(false);
   }
-  // A device that was made smaller, and numbers that nobody wrote.
+  // A device that was made larger; one that was made smaller, and numbers that nobody wrote.
+  expect(await isAsRead(deviceOf(Buffer.concat([bytes, new Uint8Array(PIECE)])), stored)).toBe(true);
   expect(await isAsRead(deviceOf(bytes.subarray(0, 5 * PIECE)), stored)).toBe(false);
   expect(await isAsRead(deviceOf(bytes), { ...stored, runs: [1, Number.MAX_SAFE_INTEGER] })).toBe(false);
 });

@@ -53,7 +53,7 @@ export async function applyLog(
   }
   if ((await judgeSize(log, file)) === "neither") throw changedAt(file, log.sizeBytes);
   const { sizeBytes } = await file.stat();
-  const { baseSizeBytes } = log.header;
+  const { baseSizeBytes } = log;
   // Also where it has the size: that may be lost with a flush that failed, as what was written is.
   const grows = baseSizeBytes < log.sizeBytes && sizeBytes === log.sizeBytes;
   if (grows || sizeBytes < log.sizeBytes) await file.truncate(log.sizeBytes);
@@ -98,7 +98,7 @@ export async function renewApplied(log: RedoLog, file: StorageFile): Promise<voi
     }
   }
   const { sizeBytes } = await file.stat();
-  if (sizeBytes === log.sizeBytes && sizeBytes !== log.header.baseSizeBytes) await file.truncate(sizeBytes);
+  if (sizeBytes === log.sizeBytes && sizeBytes !== log.baseSizeBytes) await file.truncate(sizeBytes);
   await file.setModified(modifiedNs);
   await file.flush("redo log: renewed");
 }

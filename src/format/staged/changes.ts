@@ -92,14 +92,14 @@ async function readGroup(
   const contents = memory.contents.take(group.length * PAGE_BYTES);
   for (const [index, { content }] of records.entries()) contents.set(content, index * PAGE_BYTES);
   const lengthBytes = Math.min(contents.length, log.sizeBytes - start);
-  const knownBytes = Math.max(0, log.header.baseSizeBytes - start);
+  const knownBytes = Math.max(0, log.baseSizeBytes - start);
   return { kind: "pages", start, contents, records, lengthBytes, knownBytes };
 }
 
 /** Where there are digests, in pieces of FRAME_PAGES_MAX pages; else each in one piece. */
 async function* holesOf(log: RedoLog): AsyncGenerator<FreedPages> {
   // Past the end that the image had there is nothing to give back.
-  const endBytes = Math.min(log.sizeBytes, log.header.baseSizeBytes);
+  const endBytes = Math.min(log.sizeBytes, log.baseSizeBytes);
   for (const hole of log.map.holes(pageFrom(endBytes))) {
     const most = hole.digestsAt === 0 ? hole.end - hole.first : FRAME_PAGES_MAX;
     for (let page = hole.first; page < hole.end; page = offsetBy(page, most)) {

@@ -64,7 +64,7 @@ export function assertGuard(log: RedoLog, guard: Guard): void {
   }
   if (guard.kind === "owner") {
     const [page] = log.map.pages(pageFrom(log.sizeBytes));
-    const changes = page !== undefined || log.sizeBytes !== log.header.baseSizeBytes;
+    const changes = page !== undefined || log.sizeBytes !== log.baseSizeBytes;
     if (changes) throw unfit(log, "what it writes does not say what it replaces");
   }
   if (guard.kind === "digests" && !log.header.checksHoles) {

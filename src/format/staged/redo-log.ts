@@ -11,7 +11,13 @@
 
 import { posix } from "node:path";
 import { elseClosed, ImgtxError } from "../../errors/index.ts";
-import { ReusedBytes, type Storage, type StorageFile } from "../../storage/index.ts";
+import {
+  DEVICES,
+  kindOfFileSystem,
+  ReusedBytes,
+  type Storage,
+  type StorageFile,
+} from "../../storage/index.ts";
 import { offsetBy } from "../../units/index.ts";
 import {
   decodeRecord,
@@ -61,6 +67,8 @@ export class RedoLog {
   readonly header: LogHeader;
   /** Whether the folder was flushed since it has the log: seal does so, once for all logs in one. */
   isNameDurable = false;
+  /** Whether it is of a block device, whose size no log changes: that may grow while the log gets longer. */
+  readonly isOfDevice: boolean;
   readonly #file: StorageFile;
   readonly #start: LogEnd;
   readonly #map = new PageMap();
@@ -73,6 +81,7 @@ export class RedoLog {
   private constructor(file: StorageFile, header: LogHeader, start: LogEnd) {
     this.path = file.path;
     this.header = header;
+    this.isOfDevice = kindOfFileSystem(header.identity.fileSystemId).name === DEVICES;
     this.#file = file;
     this.#start = start;
     this.#end = start;
@@ -115,12 +124,17 @@ export class RedoLog {
     return this.header.identity;
   }
 
+  /** As large as this the image is before the log is applied, or larger where it is a block device. */
+  get baseSizeBytes(): number {
+    return this.isOfDevice ? this.#sizeBytes : this.header.baseSizeBytes;
+  }
+
   /** Up to here the log is whole, in this process: what seal makes durable. */
   get end(): LogEnd {
     return this.#end;
   }
 
-  /** Of the image, as the log leaves it. */
+  /** Of the image, as the log leaves it. Of a block device that of the last change: no page lies past it. */
   get sizeBytes(): number {
     return this.#sizeBytes;
   }

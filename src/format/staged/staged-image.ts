@@ -2,7 +2,7 @@
 // rest; whatever changes it is appended to the log.
 //
 // Invariants
-// - The image's file is only read, and only as far as it went when the log was begun.
+// - The image's file is only read, and only as far as it went when the log was begun; a block device as far as it goes.
 // - A page in the log is whole: what a write does not cover of it is copied along.
 // - What a page replaces is taken from the image when the page is first written, and goes from record to record of
 //   that page. A page that is as the image has it is not logged at all.
@@ -11,10 +11,11 @@
 // - Past the present size everything counts as zeros. What the image or the log has there from a time when the
 //   size was larger is replaced by zeros before the size grows again, so that a size frame by itself tells all.
 // - Changes follow each other; reads may overlap with them.
-// - The size of a block device never changes: what it has no room for is refused when it is logged.
+// - No change makes a block device larger or smaller: what it has no room for is refused when it is logged. Where somebody
+//   else has made it larger, what it has there is read from it, and the log says so before it has a page of that.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { type ByteRange, type StorageFile, Turnstile } from "../../storage/index.ts";
+import { type ByteRange, type FileStat, type StorageFile, Turnstile } from "../../storage/index.ts";
 import { earliest, offsetBy, SECTOR_BYTES } from "../../units/index.ts";
 import { FRAME_DIGESTS_MAX, FRAME_PAGES_MAX, type PageRecord } from "./frames.ts";
 import type { RedoLog } from "./redo-log.ts";
@@ -35,19 +36,32 @@ export type BaseFile = Pick<StorageFile, "read" | "seekData" | "seekHole">;
 export class StagedImage {
   readonly log: RedoLog;
   readonly queue = new Turnstile();
-  readonly #isFixed: boolean;
+  /** Of a block device, where it is larger than the log knows. */
+  readonly #deviceBytes: number;
   /** Of the batch that is being logged, of which there is one at a time: new ones would keep the collector busy. */
   readonly #after = new Uint8Array(FRAME_PAGES_MAX * PAGE_BYTES);
   readonly #before = new Uint8Array(FRAME_PAGES_MAX * PAGE_BYTES);
 
-  /** isFixed: the image has the size that it has, as a block device. */
-  constructor(log: RedoLog, isFixed: boolean) {
+  /** stat: of the image as it is. */
+  constructor(log: RedoLog, { sizeBytes }: Pick<FileStat, "sizeBytes">) {
     this.log = log;
-    this.#isFixed = isFixed;
+    // What the log has of a page that the device ended in says nothing of the rest.
+    const isPageWhole =
+      log.sizeBytes % PAGE_BYTES === 0 || log.map.find(pageOf(log.sizeBytes)).kind === "base";
+    this.#deviceBytes = log.isOfDevice && isPageWhole ? sizeBytes : 0;
   }
 
   get sizeBytes(): number {
-    return this.log.sizeBytes;
+    return Math.max(this.log.sizeBytes, this.#deviceBytes);
+  }
+
+  get #peakBytes(): number {
+    return Math.max(this.log.peakBytes, this.#deviceBytes);
+  }
+
+  /** What of it is read from its own file. */
+  get #baseSizeBytes(): number {
+    return this.log.isOfDevice ? this.sizeBytes : this.log.baseSizeBytes;
   }
 
   /** StorageFile.read */
@@ -65,7 +79,7 @@ export class StagedImage {
   async write(base: BaseFile, source: Uint8Array, offset: number): Promise<void> {
     const end = offset + source.length;
     if (source.length === 0) return;
-    await this.queue.run(async () => {
+    await this.#change(async () => {
       // The size first: pages after it, left by a write that fails halfway, would show when it grows.
       if (end > this.sizeBytes) await this.#resize(base, end);
       await this.#writeInBatches(base, source, offset, false);
@@ -86,7 +100,7 @@ export class StagedImage {
 
   /** StorageFile.punchHole: it never makes a file longer. */
   async punchHole(base: BaseFile, { start, lengthBytes }: ByteRange): Promise<void> {
-    await this.queue.run(async () => {
+    await this.#change(async () => {
       const end = Math.min(start + lengthBytes, this.sizeBytes);
       if (start < end) await this.#zero(base, start, end);
     });
@@ -94,10 +108,17 @@ export class StagedImage {
 
   /** Has the sectors of a range written when the log is applied, be they changed or not. */
   async include(base: BaseFile, { start, lengthBytes }: ByteRange): Promise<void> {
-    await this.queue.run(async () => {
+    await this.#change(async () => {
       const bytes = new Uint8Array(lengthBytes);
       const count = await this.read(base, bytes, start);
       await this.#writeInBatches(base, bytes.subarray(0, count), start, true);
+    });
+  }
+
+  async #change(work: () => Promise<void>): Promise<void> {
+    await this.queue.run(async () => {
+      if (this.log.sizeBytes < this.#deviceBytes) await this.log.appendSize(this.#deviceBytes);
+      await work();
     });
   }
 
@@ -121,7 +142,7 @@ export class StagedImage {
       if (place.kind === "page") at = startOfPage(offsetBy(page, 1));
       else {
         const next = this.#nextLoggedByte(page, end);
-        const hole = at < this.log.header.baseSizeBytes ? await base.seekHole(at) : at;
+        const hole = at < this.#baseSizeBytes ? await base.seekHole(at) : at;
         if (hole < next) return Math.min(hole, end);
         at = next;
       }
@@ -138,8 +159,8 @@ export class StagedImage {
       if (place.kind === "hole") at = startOfPage(place.end);
       else {
         const next = this.#nextLoggedByte(page, end);
-        const data = at < this.log.header.baseSizeBytes ? await base.seekData(at) : undefined;
-        if (data !== undefined && data < Math.min(next, this.log.header.baseSizeBytes)) return data;
+        const data = at < this.#baseSizeBytes ? await base.seekData(at) : undefined;
+        if (data !== undefined && data < Math.min(next, this.#baseSizeBytes)) return data;
         at = next;
       }
     }
@@ -171,13 +192,13 @@ export class StagedImage {
   }
 
   async #readBase(base: BaseFile, target: Uint8Array, at: number): Promise<void> {
-    const there = Math.max(0, Math.min(target.length, this.log.header.baseSizeBytes - at));
+    const there = Math.max(0, Math.min(target.length, this.#baseSizeBytes - at));
     const count = there === 0 ? 0 : await base.read(target.subarray(0, there), at);
     target.fill(0, count);
   }
 
   async #resize(base: BaseFile, sizeBytes: number): Promise<void> {
-    if (this.#isFixed && sizeBytes !== this.sizeBytes) throw this.#cantBeResized(sizeBytes);
+    if (this.log.isOfDevice && sizeBytes !== this.sizeBytes) throw this.#cantBeResized(sizeBytes);
     if (sizeBytes > this.sizeBytes) await this.#clearStale(base, sizeBytes);
     if (sizeBytes !== this.sizeBytes) await this.log.appendSize(sizeBytes);
   }
@@ -201,7 +222,7 @@ export class StagedImage {
 
   /** Before the file grows to a size: what it had past its present end must not show again. */
   async #clearStale(base: BaseFile, sizeBytes: number): Promise<void> {
-    const end = Math.min(sizeBytes, this.log.peakBytes);
+    const end = Math.min(sizeBytes, this.#peakBytes);
     if (this.sizeBytes < end) await this.#zero(base, this.sizeBytes, end);
   }
 
@@ -221,7 +242,7 @@ export class StagedImage {
 
   /** Only what is not zeros already: holes of an image stay out of its log. */
   async #punchPages(base: BaseFile, first: PageIndex, end: PageIndex): Promise<void> {
-    const stop = earliest(end, pageFrom(this.log.peakBytes));
+    const stop = earliest(end, pageFrom(this.#peakBytes));
     for (let page = first; page < stop; ) {
       const data = await this.#findData(base, startOfPage(page), startOfPage(stop));
       const from = pageOf(data);
@@ -316,9 +337,9 @@ export class StagedImage {
   }
 
   #lacksReplaced(page: PageIndex): boolean {
-    const { keepsReplaced, checksHoles, baseSizeBytes } = this.log.header;
+    const { keepsReplaced, checksHoles } = this.log.header;
     const mayTear = checksHoles || page === 0;
-    const wasThere = startOfPage(page) < baseSizeBytes;
+    const wasThere = startOfPage(page) < this.#baseSizeBytes;
     return keepsReplaced && mayTear && wasThere && this.log.map.findReplaced(page) === undefined;
   }
 

@@ -61,7 +61,7 @@ export class StagedStorage implements Storage {
         checksHoles: guardedBy === "digests",
         keepsReplaced: true,
       });
-      this.#images.set(keyOf(stat), new StagedImage(log, isFixed(stat)));
+      this.#images.set(keyOf(stat), new StagedImage(log, stat));
       return log.path;
     });
   }
@@ -78,7 +78,7 @@ export class StagedStorage implements Storage {
     this.#requireNew(stat, path);
     const logPath = posix.join(sealed.folder ?? posix.dirname(image), sealed.log);
     const log = await RedoLog.open(this.#below, logPath, sealed.end, access);
-    this.#images.set(keyOf(stat), new StagedImage(log, isFixed(stat)));
+    this.#images.set(keyOf(stat), new StagedImage(log, stat));
   }
 
   isStaged(stat: FileStat): boolean {
@@ -271,11 +271,6 @@ export function isReplaced(image: string, andThen: string): ImgtxError {
 
 /** Whoever stages an image was let have it. */
 const AS_IMAGE = { mayBeDevice: true } as const;
-
-/** A block device has the size that it has. */
-function isFixed({ kind }: FileStat): boolean {
-  return kind === "device";
-}
 
 function keyOf({ fileSystem, inode }: FileStat): string {
   return `${fileSystem}:${inode}`;

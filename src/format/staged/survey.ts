@@ -80,11 +80,11 @@ export type SizeState = "before" | "after" | "both" | "between" | "neither";
 
 /**
  * Of the file, by the log: a size between the two is what a power cut leaves of a file that grows. Where the log changes
- * none, a larger one is a guest's, who needed room.
+ * none, a larger one is a guest's, who needed room, or a volume's that was extended.
  */
 export async function judgeSize(log: RedoLog, file: StorageFile): Promise<SizeState> {
   const { sizeBytes } = await file.stat();
-  const [before, after] = [log.header.baseSizeBytes, log.sizeBytes];
+  const [before, after] = [log.baseSizeBytes, log.sizeBytes];
   if (before === after) return sizeBytes >= after ? "both" : "neither";
   if (sizeBytes === after) return "after";
   if (sizeBytes === before) return "before";

@@ -193,7 +193,7 @@ async function enterCommit<T>(
   let leases: ImageLeases | undefined;
   try {
     const table = await readTable(workspace);
-    const named = await assertNothingChanged(workspace, images, journal.state.begin);
+    const named = await assertNothingChanged(workspace, images, journal.state);
     assertNamesFree(table, journal.state);
     const others = await readJournals(workspace, journal.id);
     await assertNotAppliedYet(workspace, table, commit.inHand.once, others);

@@ -14,7 +14,13 @@ import type { StorageFile } from "../../storage/index.ts";
 import { assertUnchanged } from "../actions/plan/chain-entry.ts";
 import { AS_IMAGE } from "../images/devices.ts";
 import type { LeftImage } from "./leaving.ts";
-import { type BeginRecord, lastSeen, type SeenImage, type TransactionState } from "../journal/index.ts";
+import {
+  lastSeen,
+  liveStatements,
+  type SeenImage,
+  type TransactionState,
+  volumesFilled,
+} from "../journal/index.ts";
 
 export interface OpenWatched {
   readonly watched: SeenImage;
@@ -62,15 +68,17 @@ async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<
 export async function assertNothingChanged(
   { storage }: Workspace,
   images: readonly OpenWatched[],
-  { implicit: isAlone }: Pick<BeginRecord, "implicit">,
+  state: TransactionState,
 ): Promise<ReadonlyMap<string, Fingerprint>> {
+  const { implicit: isAlone } = state.begin;
+  const filled = new Set(liveStatements(state).flatMap(({ plan }) => volumesFilled(plan)));
   const made = new Map<string, Fingerprint>();
   for (const { watched, file } of images) {
     const hasHeader = watched.fingerprint.headerSha256 !== null;
     const now = await fingerprintAt(storage, watched.image, hasHeader ? file : undefined);
     if (now === undefined) throw hasGone(watched);
     const since = watched.isNew ? "imgtx made it" : "the transaction read it";
-    assertUnchanged(watched, now, { since, isAlone });
+    assertUnchanged(watched, now, { since, isAlone, isFilled: filled.has(watched.image) });
     if (watched.isNew) made.set(watched.image, now);
   }
   return made;

@@ -20,6 +20,7 @@ import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import { commitJournal } from "../commit/commit.ts";
 import { enterStatement } from "./enter.ts";
 import { assertDevicesFree } from "./held.ts";
+import { extendFor } from "./provision.ts";
 import type { Journal, PlanRecord } from "../journal/index.ts";
 import { changedImages, planStatement } from "./plan.ts";
 import { lookAtNamed, prepareStatement } from "./prepare.ts";
@@ -108,20 +109,22 @@ async function runStatement(work: Work, request: ActionRequest): Promise<void> {
 }
 
 /** Undoes what this command did. Returns the error to throw: the first one, which is the cause. */
-async function undoAfterFailure(work: Work, first: number, error: unknown): Promise<unknown> {
+async function undoAfterFailure(work: Work, first: number, cause: unknown): Promise<unknown> {
   const { workspace, journal } = work;
-  if (!journal) return error;
+  if (!journal) return cause;
   await Promise.allSettled([work.underWay]);
   // With their locks: undo asks who has what it removes, redo logs too, and this command has no more use for it.
   await work.images.close();
   await work.staged.close();
   const { implicit, onError } = journal.state.begin;
-  const aborts = implicit || onError === "abort";
+  const { isExtended, error } = await makeRoom(work, journal, cause);
+  const aborts = implicit || (onError === "abort" && !isExtended);
   try {
     const kept = aborts
       ? await abortJournal(workspace, journal, false)
       : await undoFrom(workspace, journal, first);
     for (const file of kept) work.options.onKept?.(file);
+    if (work.attempt && isExtended) work.attempt.isExtended = true;
   } catch (undoError) {
     if (!(error instanceof ImgtxError) || !(undoError instanceof ImgtxError)) return error;
     // With the code of the second failure: "refused, nothing changed" would not be true yet.
@@ -133,4 +136,18 @@ async function undoAfterFailure(work: Work, first: number, error: unknown): Prom
   if (implicit || !aborts || !(error instanceof ImgtxError)) return error;
   const said = error.message.replace(/\.$/, "");
   return error.reworded(`${said}; transaction ${journal.id} is aborted with it (--on-error abort)`);
+}
+
+/** In an open transaction, whose other actions stay: by itself it is extended when nothing of it is left. */
+async function makeRoom(
+  { workspace, options, attempt }: Work,
+  journal: Journal,
+  error: unknown,
+): Promise<{ readonly isExtended: boolean; readonly error: unknown }> {
+  if (journal.state.begin.implicit || !attempt || attempt.isLast) return { isExtended: false, error };
+  try {
+    return { isExtended: await extendFor({ workspace, journal, options }, error), error };
+  } catch (failure) {
+    return { isExtended: false, error: failure };
+  }
 }

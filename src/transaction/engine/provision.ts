@@ -13,15 +13,16 @@ import {
 } from "../../device/index.ts";
 import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import { volumesFor } from "../actions/index.ts";
+import { AS_IMAGE } from "../images/devices.ts";
 import { createVolume, extendVolume } from "../images/volumes.ts";
 import { changesOf, Journal, type JournalSnapshot, type PlannedVolume } from "../journal/index.ts";
 import { settleJournals } from "../recover/recovery.ts";
-import type { ActionRequest } from "../requests/request.ts";
+import type { ActionRequest, RunOptions } from "../requests/request.ts";
 import { alignUp } from "../../units/index.ts";
 import { findHeldUp, type HeldUp } from "./held.ts";
 import { beginAlone } from "./new-journal.ts";
 import { contextOf } from "./plan.ts";
-import { effectiveTable, lockMade, throwIfInterrupted, type Work } from "./work.ts";
+import { type Attempt, effectiveTable, lockMade, throwIfInterrupted, type Work } from "./work.ts";
 
 /** The request as it is to be planned from then on: with the names of its volumes. */
 export async function provision(
@@ -93,39 +94,57 @@ function assertNobodyMakes(volumes: readonly PlannedVolume[], journals: readonly
   }
 }
 
-export interface Attempt {
-  /** Whether what failed was a transaction by itself, and is undone whole. */
-  isAlone: boolean;
+interface HowToExtend {
+  readonly workspace: Workspace;
+  /** The open transaction that it is about. */
+  readonly journal: Journal | undefined;
+  readonly options: Pick<RunOptions, "onNotice">;
 }
 
 /** What a volume lacks is found out bit by bit. */
 const MOST_EXTENSIONS = 8;
 
 /** Runs it anew where a volume had no room for it, and the provisioner of its device has extended that. */
-export async function withRoom<T>(workspace: Workspace, run: (attempt: Attempt) => Promise<T>): Promise<T> {
+export async function withRoom<T>(how: HowToExtend, run: (attempt: Attempt) => Promise<T>): Promise<T> {
   for (let tries = 1; ; tries += 1) {
-    const attempt = { isAlone: false };
+    const attempt = { isLast: tries > MOST_EXTENSIONS, isUndone: false, isExtended: false };
     try {
       return await run(attempt);
     } catch (error) {
-      if (!attempt.isAlone || tries > MOST_EXTENSIONS || !(await extendFor(workspace, error))) throw error;
+      const isLarger =
+        attempt.isExtended || (attempt.isUndone && !attempt.isLast && (await extendFor(how, error)));
+      if (!isLarger) throw error;
     }
   }
 }
 
-/** Whether the command failed since a volume is too small, and that is larger now. */
-async function extendFor(workspace: Workspace, error: unknown): Promise<boolean> {
+/** Whether the work failed since a volume is too small, and that is larger now. */
+export async function extendFor(
+  { workspace, journal, options }: HowToExtend,
+  error: unknown,
+): Promise<boolean> {
   if (!(error instanceof ImgtxError) || error.code !== "E_NO_SPACE" || error.changed) return false;
   const { image, wantsBytes } = error;
   if (image === undefined || wantsBytes === undefined) return false;
   const { devices } = await readTable(workspace);
-  const entry = devices.find(
+  const changed = journal ? changesOf(journal.state).flatMap(({ after }) => after ?? []) : [];
+  const entry = [...devices, ...changed].findLast(
     (one) => isProvisioned(one) && filesOfDevice(one).some((file) => file.image === image),
   );
   if (!entry?.provision) return false;
+  const before = await volumeSize(workspace, image);
+  // What it has is not what was in the way.
+  if (before >= wantsBytes) return false;
   const { name: device, provision: command } = entry;
-  await extendVolume(workspace, { device, path: image, sizeBytes: alignUp(wantsBytes, STEP_BYTES), command });
+  const volume = { device, path: image, sizeBytes: alignUp(wantsBytes, STEP_BYTES), command };
+  await extendVolume(workspace, volume, journal?.held);
+  const after = await volumeSize(workspace, image);
+  options.onNotice?.(`${image} was made larger, from ${before} to ${after} bytes, and stays so`);
   return true;
+}
+
+async function volumeSize({ storage }: Workspace, path: string): Promise<number> {
+  return (await whileOpen(await storage.openFile(path, "read", AS_IMAGE), (file) => file.stat())).sizeBytes;
 }
 
 /** What is lacking next is mostly a little more. */

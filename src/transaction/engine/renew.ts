@@ -7,7 +7,7 @@
 
 import { type DeviceEntry, type DeviceTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeChanges, describeDoubt, fingerprintAt } from "../../format/index.ts";
+import { butForGrowth, describeChanges, describeDoubt, fingerprintAt } from "../../format/index.ts";
 import { traitsOf } from "../actions/index.ts";
 import type { CommitInHand } from "../commit/commit.ts";
 import { runStatements } from "./engine.ts";
@@ -115,7 +115,7 @@ async function findChanged({ storage }: Workspace, state: TransactionState): Pro
     // The header counts where it matters, which the commit judges: a write changes the time as well.
     const now = await fingerprintAt(storage, image, undefined);
     const before = { ...fingerprint, headerSha256: null };
-    if (!now || describeChanges(before, now).length > 0) changed.set(image, null);
+    if (!now || describeChanges(before, butForGrowth(fingerprint, now)).length > 0) changed.set(image, null);
     else {
       const doubt = isNew ? undefined : describeDoubt(before, now);
       if (doubt !== undefined) changed.set(image, doubt);

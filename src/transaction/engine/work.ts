@@ -33,6 +33,16 @@ import { DryRun } from "./dry-run.ts";
 import type { Note } from "../notes/notes.ts";
 import type { RunOptions } from "../requests/request.ts";
 
+/** One try at work that may find no room in a volume. */
+export interface Attempt {
+  /** Whether it is the last one. */
+  readonly isLast: boolean;
+  /** Whether what failed has left all as it was: a transaction by itself that is undone, or a commit before its mark. */
+  isUndone: boolean;
+  /** Whether a volume was extended amid it, and all of it that was done is undone. */
+  isExtended: boolean;
+}
+
 export interface Work {
   readonly workspace: Workspace;
   readonly options: RunOptions;
@@ -55,6 +65,8 @@ export interface Work {
   readonly found: { readonly device: string; readonly note: Note }[];
   /** Undefined until an implicit transaction has its first plan. */
   journal: Journal | undefined;
+  /** The try that it is for, where a volume may be extended amid it. */
+  readonly attempt: Attempt | undefined;
   /** What has to be durable before the commit mark, and that nobody has waited for yet. */
   underWay: Promise<unknown>;
 }
@@ -67,7 +79,7 @@ export async function startWork(
     currentFolder,
   }: { readonly workspace: Workspace; readonly root: string; readonly currentFolder: string },
   options: RunOptions,
-  parts: Pick<Work, "id" | "journal">,
+  parts: Pick<Work, "id" | "journal" | "attempt">,
 ): Promise<Work> {
   const deadlineMs = workspace.storage.host.monotonicMs() + options.waitMs;
   const { storage } = workspace;
@@ -112,6 +124,17 @@ export async function effectiveTable(
 /** Alone: who has sealed what lies below is told by the table. */
 function withActiveLayer(entry: DeviceEntry): DeviceEntry {
   return { ...entry, chain: entry.chain.slice(0, 1) };
+}
+
+/** The reports with what was found out after they were planned. */
+export function withFound(plans: readonly PlanRecord[], found: Work["found"]): PlanRecord[] {
+  return plans.map((plan) => ({
+    ...plan,
+    reports: plan.reports.map((report) => {
+      const more = found.filter(({ device }) => device === report.device).map(({ note }) => note);
+      return more.length === 0 ? report : { ...report, notes: [...report.notes, ...more] };
+    }),
+  }));
 }
 
 /** How long this command still waits. */

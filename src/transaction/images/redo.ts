@@ -17,7 +17,9 @@ import {
   type DeviceReads,
   type Fingerprint,
   fingerprintAt,
+  inSmallerVolume,
   isAsRead,
+  isDeviceIdentity,
   isFileFenced,
   planFileFence,
   type Preallocated,
@@ -72,8 +74,9 @@ export interface ImageChange {
 }
 
 /**
- * The images as the statements of the transaction leave them. The caller closes it. access: to the logs. only: the images
- * that it is about, where it is not about all. observe: see StagedStorage.
+ * The images as the statements of the transaction leave them. The caller closes it. access: to the logs; for writing, a
+ * device that is not as it was when its log was begun is E_CHANGED. only: the images that it is about, where it is not
+ * about all. observe: see StagedStorage.
  */
 export async function openStaged(
   storage: Storage,
@@ -86,11 +89,24 @@ export async function openStaged(
   return await elseClosed(staged, async () => {
     for (const redo of redoOf(state).values()) {
       if (only && !only.has(redo.image)) continue;
-      // Where the image has gone, or changed since, the log says nothing of what is there now: the commit will say so.
-      if (!(await isBaseUnchanged(storage, state, redo))) continue;
+      if (!(await isBaseUnchanged(storage, state, redo))) {
+        // A device may be as it was once more by the commit, and what is planned now would have left out what the log has.
+        const isForGood =
+          access === "read" || isRenewed(state, redo) || !(await isDeviceAt(storage, redo.image));
+        if (!isForGood) throw changedSince(redo.image);
+        // Else the log says nothing of what is there now: the commit will say so.
+        continue;
+      }
       await staged.resume(redo.image, { ...namesOf(redo), end: redo.end }, access);
     }
     return staged;
+  });
+}
+
+/** Whether the log is one of a copy, which is made anew where somebody has written to what it is about. */
+function isRenewed(state: TransactionState, { log }: PreparedRedo): boolean {
+  return liveStatements(state).some(({ plan, prepared }) => {
+    return plan.renewable && prepared?.redo.some((one) => one.log === log) === true;
   });
 }
 
@@ -112,11 +128,24 @@ async function isBaseUnchanged(
 ): Promise<boolean> {
   const now = await fingerprintAt(storage, redo.image, undefined);
   const before = { ...baseOf(state, redo), headerSha256: null };
-  if (now === undefined || describeChanges(before, now).length > 0) return false;
+  if (now === undefined || isChanged(before, now) || isCutOff(now, redo)) return false;
   // Compared for the last time before the mark: from then on fences and logs are written to it.
   if (state.commit) return true;
   const reads = readsThatCount(state).filter(({ image }) => image === redo.image);
   return (await findWritten(storage, reads)) === undefined;
+}
+
+/** Whether an image is not as it was when its log was begun. A volume may have become larger: what was on it is there. */
+function isChanged(base: Fingerprint, now: Fingerprint): boolean {
+  return describeChanges(base, inSmallerVolume(base, now)).length > 0;
+}
+
+/** Whether it is a volume that became larger, and smaller again, since a statement changed what it got. */
+function isCutOff(
+  now: Pick<Fingerprint, "sizeBytes" | "fileSystemId">,
+  { sizeAfter }: Pick<PreparedRedo, "sizeAfter">,
+): boolean {
+  return isDeviceIdentity(now) && now.sizeBytes < sizeAfter;
 }
 
 /** What was read of block devices for what the commit is to do: not for the redo log of a copy that was made anew. */
@@ -148,9 +177,12 @@ async function findWritten(storage: Storage, reads: readonly DeviceReads[]): Pro
  * device; E_REFUSED where one that is to be changed is in other use by now.
  */
 export async function assertDevicesAsRead({ storage }: Workspace, state: TransactionState): Promise<void> {
-  for (const { image } of redoOf(state).values()) {
+  for (const redo of redoOf(state).values()) {
+    const { image } = redo;
+    if (!(await isDeviceAt(storage, image))) continue;
     // The kernel says whether it is mounted, or part of another device.
-    if (await isDeviceAt(storage, image)) await (await storage.openFile(image, "write", AS_IMAGE)).close();
+    const stat = await whileOpen(await storage.openFile(image, "write", AS_IMAGE), (file) => file.stat());
+    if (isCutOff(stat, redo)) throw changedSince(image);
   }
   const image = await findWritten(storage, readsThatCount(state));
   if (image !== undefined) throw changedSince(image);
@@ -259,9 +291,10 @@ export async function openRedo(
   for (const redo of redoOf(state).values()) {
     const { image } = redo;
     const now = seen.get(image);
-    if (!now || describeChanges(baseOf(state, redo), now.fingerprint).length > 0) {
-      throw changedSince(image);
-    }
+    const base = baseOf(state, redo);
+    // Which of the two was looked at first, as by a copy before the change, does not matter.
+    const isSame = now && !(isChanged(base, now.fingerprint) && isChanged(now.fingerprint, base));
+    if (!isSame) throw changedSince(image);
     opened.set(redo.log, await RedoLog.open(storage, redo.log, redo.end, "read"));
   }
 }

@@ -35,7 +35,11 @@ interface Owner extends Pick<Journal, "id"> {
   readonly held: Journal["held"] | undefined;
 }
 /** Changes nothing that a transaction would have to take back. */
-const NOBODY: Owner = { id: "", held: undefined };
+const NOBODY: Owner = ownerless(undefined);
+
+function ownerless(held: Owner["held"]): Owner {
+  return { id: "", held };
+}
 
 /** E_COMMAND_FAILED where there is no such volume afterwards. */
 export async function createVolume(
@@ -57,9 +61,13 @@ export async function createVolume(
   });
 }
 
-/** E_COMMAND_FAILED where it is not as large afterwards. */
-export async function extendVolume(workspace: Workspace, volume: PlannedVolume): Promise<void> {
-  await call(workspace, NOBODY, "extend", volume);
+/** E_COMMAND_FAILED where it is not as large afterwards. held: of the transaction that waits for it. */
+export async function extendVolume(
+  workspace: Workspace,
+  volume: PlannedVolume,
+  held: Owner["held"],
+): Promise<void> {
+  await call(workspace, ownerless(held), "extend", volume);
   await whileOpen(await workspace.storage.openFile(volume.path, "read", AS_IMAGE), async (file) => {
     const { sizeBytes } = await file.stat();
     if (sizeBytes < volume.sizeBytes) throw failure("extend", volume, `it has ${sizeBytes} bytes now`);

@@ -260,7 +260,16 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
       objectOf<PreparedFile>({ path: isText, fingerprint: isFingerprint, contentSha256: orNull(isText) }),
     ),
     redo: listOf(isRedo),
-    reads: orAbsent(listOf(objectOf<DeviceReads>({ image: isText, runs: listOf(isCount), sha256: isText }))),
+    reads: orAbsent(
+      listOf(
+        objectOf<DeviceReads>({
+          image: isText,
+          runs: listOf(isCount),
+          endBytes: orAbsent(isCount),
+          sha256: isText,
+        }),
+      ),
+    ),
   }),
   copied: objectOf<RecordOf<"copied">>({
     type: oneOf("copied"),

@@ -50,8 +50,8 @@ export type ChangingFormat = "qcow2" | "raw" | "overlay";
 
 interface ChangingImage {
   readonly format: ChangingFormat;
-  /** What it was when it was first looked at. */
-  first: string | undefined;
+  /** What it was when it was first looked at: as it is told, and its bytes. */
+  first: { readonly content: string; readonly bytes: Uint8Array } | undefined;
 }
 
 /** Of a scenario's paths below the root. */
@@ -173,8 +173,13 @@ function describeContent(view: FolderView, place: WorkspacePlace, entry: FolderE
   const content = (hasBytes && digestOfFenced(view, path)) || entry.content;
   const changing = place.changing.get(path);
   if (!changing) return content;
-  changing.first ??= content;
-  if (content === changing.first) return content;
+  const image = view.open(path);
+  changing.first ??= { content, bytes: image.read(0, entry.kind === "device" ? image.sizeBytes : 0) };
+  const { first } = changing;
+  if (content === first.content) return content;
+  // A volume that was made larger, with all on it as it was.
+  const isGrown = entry.kind === "device" && image.sizeBytes > first.bytes.length;
+  if (isGrown && Buffer.compare(image.read(0, first.bytes.length), first.bytes) === 0) return first.content;
   if (changing.format === "overlay") return "an overlay";
   const snapshots = changing.format === "qcow2" ? readSnapshots(view, path) : [];
   return [`guest ${readGuest(view, path, changing.format).digest}`, ...snapshots].join(", snapshot ");

@@ -93,6 +93,29 @@ const PROVISIONED: Partial<Scenario> = {
   changing: { "images/vol-m": "overlay", "images/vol-n": "overlay" },
 };
 
+/** A volume that its image fills to the end, with an overlay on it that a guest has written to. */
+const FULL: Partial<Scenario> = {
+  files: filesOf(
+    [],
+    [
+      {
+        path: "images/vol-a",
+        bytes: sampleQcow2({ virtualSizeBytes: 192 * KIB, dataClusters: [3, 7], seed: 2 }),
+        isDevice: true,
+      },
+      OTHER,
+      { path: "provisioner", bytes: new Uint8Array(1), mode: 0o755 },
+    ],
+  ),
+  prepare: [
+    step("device add vda ../images/vol-a --format qcow2 --allow-devices"),
+    step(`device provision vda ${PROVISIONER}`),
+    step("snapshot vda a1.qcow2"),
+    writeOver("a1.qcow2", "vol-a"),
+  ],
+  changing: { "images/vol-a": "qcow2" },
+};
+
 /** Where its redo logs and copies come to. */
 const IN_PLACE: readonly Scenario[] = [
   onVolumes(
@@ -143,6 +166,11 @@ const IN_PLACE: readonly Scenario[] = [
       prepare: [...(PROVISIONED.prepare ?? []), step("snapshot vda ../images/vol-m --size 640k --name one")],
       changing: { "images/vol-m": "overlay", "images/vol-a-after-one": "overlay" },
     },
+  ),
+  onVolumes(
+    "a volume that is extended for a merge, and for a bitmap after that, in a transaction of several commands",
+    [step("txn begin"), step("merge vda --keep"), step("bitmap add vda b0"), step("txn commit")],
+    { ...FULL, studied: [2, 3] },
   ),
   onVolumes(
     "volumes changed, mirrored and snapshotted onto others in a transaction of several commands",

@@ -25,7 +25,7 @@ export async function runProvisioner(
       break;
     case "extend":
       if (!there) return { kind: "exited", status: 1, printed: "there is no such volume" };
-      await process.extendVolume(path, sizeBytes);
+      if (there.sizeBytes < sizeBytes) await extend(process, path, { from: there.sizeBytes, to: sizeBytes });
       break;
     case "activate":
       break;
@@ -39,6 +39,21 @@ export async function runProvisioner(
   // Also what a call before this one did, which was cut off.
   await process.flushFolder(posix.dirname(path), `volume ${verb}d`);
   return { kind: "exited", status: 0, printed: "" };
+}
+
+const LEFT_BYTES = 65_536;
+
+/** What comes to it has in it what its last user left there. */
+async function extend(
+  process: SimulatedProcess,
+  path: string,
+  { from, to }: { readonly from: number; readonly to: number },
+): Promise<void> {
+  await process.extendVolume(path, to);
+  const file = await process.openFile(path, "write", { mayBeDevice: true });
+  await file.write(new Uint8Array(Math.min(LEFT_BYTES, to - from)).fill(0xa5), from);
+  await file.flush("volume extended");
+  await file.close();
 }
 
 /** What a transaction takes back holds nothing. */

@@ -11,11 +11,13 @@ import {
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import {
+  butForGrowth,
   type Chain,
   type ChainLink,
   describeChanges,
   type Fingerprint,
   identityOf,
+  inSmallerVolume,
   isSameFile,
   settleFingerprint,
   type ImageFormat,
@@ -103,13 +105,21 @@ export function watchChain(device: string, chain: Chain): WatchedImage[] {
   ]);
 }
 
-/** E_CHANGED, with what is different, unless the image is what it was. isAlone: of a command that is a transaction by itself. */
+/**
+ * E_CHANGED, with what is different, unless the image is what it was, or of qcow2 in a volume that became larger. isAlone: of a
+ * command that is a transaction by itself. isFilled: what is raw becomes an image of qcow2.
+ */
 export function assertUnchanged(
   watched: WatchedImage,
   now: Fingerprint,
-  { since, isAlone }: { readonly since: string; readonly isAlone: boolean },
+  {
+    since,
+    isAlone,
+    isFilled,
+  }: { readonly since: string; readonly isAlone: boolean; readonly isFilled: boolean },
 ): void {
-  const changes = describeChanges(watched.fingerprint, now);
+  const { fingerprint: before } = watched;
+  const changes = describeChanges(before, (isFilled ? inSmallerVolume : butForGrowth)(before, now));
   if (changes.length === 0) return;
   throw new ImgtxError("E_CHANGED", `the image has changed since ${since}: ${changes.join(", ")}`, {
     image: watched.image,
