@@ -205,6 +205,8 @@ export interface Holder {
   readonly program: string;
   /** Whether it may write to the file; left out where that can't be told. */
   readonly writes?: boolean;
+  /** Whether it is another imgtx, which waits for locks by the very node that this process has locked: it writes nothing yet. */
+  readonly waits?: boolean;
   /** Whether it holds a lock on the file; left out where that can't be told. */
   readonly holdsLock?: boolean;
 }

@@ -22,6 +22,9 @@ import { errnoName } from "../system-error.ts";
 const HIDDEN_PID = 0;
 const HIDDEN_PROGRAM = "hidden";
 
+/** By a lock on it one of imgtx says that it waits for others on a device. Nobody else locks anything there. */
+export const WAITING_BYTE = 2 ** 28;
+
 const COMM_LENGTH_MAX = 15;
 const LOCK_LINE = /^lock:/m;
 /** The flags that it was opened with, in octal; the last two bits are O_WRONLY and O_RDWR. */
@@ -40,10 +43,11 @@ export async function findHolders(stats: readonly FileStat[]): Promise<Holder[][
     .map((pid) => ({ pid, open: findOpenFiles(pid, sought) }))
     .filter(({ open }) => open.length > 0);
   const loops = findLoopDevices(sought);
+  const own = sought.hasDevices ? nodesWaitedFor() : NONE;
   const locks = countLocks(await listing);
   return stats.map((stat) => {
     const holders = processes
-      .map(({ pid, open }) => inspectProcess(pid, open.filter(isOf(stat))))
+      .map(({ pid, open }) => inspectProcess(pid, open.filter(isOf(stat)), own))
       .filter((holder) => holder !== undefined)
       .sort((a, b) => Number(b.holdsLock) - Number(a.holdsLock) || a.pid - b.pid);
     holders.push(...loops.filter(isOf(stat)).map(({ holder }) => holder));
@@ -85,7 +89,7 @@ function isOf({ fileSystem, inode }: Place): (place: Place) => boolean {
 
 /** For a message: "pid 4711 (qemu-system-x86)"; with several, the first three. */
 export function describeHolders(holders: readonly Holder[]): string {
-  const locking = holders.filter((holder) => holder.holdsLock === true);
+  const locking = holders.filter(({ holdsLock, waits }) => holdsLock === true && waits !== true);
   return listHolders(locking.length > 0 ? locking : holders);
 }
 
@@ -108,15 +112,43 @@ interface OpenFile extends Place {
   readonly descriptor: string;
 }
 
-function inspectProcess(pid: string, open: readonly OpenFile[]): Holder | undefined {
+function inspectProcess(
+  pid: string,
+  open: readonly OpenFile[],
+  own: ReadonlySet<string>,
+): Holder | undefined {
   if (open.length === 0) return undefined;
   const infos = open.map(({ descriptor }) => readDescriptorInfo(pid, descriptor));
+  const writers = infos.filter((info) => WRITER_LINE.test(info));
+  // By another node it sees none of the locks that are held here.
+  const waits = writers.length > 0 && writers.every((info) => nodesIn(info).some((node) => own.has(node)));
   return {
     pid: Number(pid),
     program: programOf(pid),
     holdsLock: infos.some((info) => LOCK_LINE.test(info)),
-    writes: infos.some((info) => WRITER_LINE.test(info)),
+    writes: writers.length > 0,
+    ...(waits && { waits }),
   };
+}
+
+const NONE: ReadonlySet<string> = new Set();
+
+/** Those that this process says it waits for. */
+function nodesWaitedFor(): ReadonlySet<string> {
+  return new Set(ownDescriptors().flatMap((descriptor) => nodesIn(readDescriptorInfo("self", descriptor))));
+}
+
+function nodesIn(info: string): string[] {
+  return [...info.matchAll(WAITING_LINE)].flatMap(([, node = ""]) => node);
+}
+
+const WAITING_LINE = new RegExp(
+  String.raw`^lock:.* ([0-9a-f]+:[0-9a-f]+:\d+) ${WAITING_BYTE} ${WAITING_BYTE}$`,
+  "gm",
+);
+
+function ownDescriptors(): string[] {
+  return quietly(() => readdirSync("/proc/self/fd"), []);
 }
 
 /** Loop devices have a file open inside the kernel, where no process shows it. One that is free has no such folder. */
@@ -206,7 +238,7 @@ function isLockedByHidden(stat: FileStat, locks: LockCounts): boolean {
   const identity = lockIdentity(stat);
   const all = locks.get(identity) ?? 0;
   if (all === 0) return false;
-  const own = quietly(() => readdirSync("/proc/self/fd"), [])
+  const own = ownDescriptors()
     .map((descriptor) => countLocks(readDescriptorInfo("self", descriptor)).get(identity) ?? 0)
     .reduce((sum, count) => sum + count, 0);
   return all > own;

@@ -14,11 +14,13 @@
 //   it asks, under a number of its own, until it has its answer. Who sees a lower number gives way, before it locks
 //   anything. Who is lowest, and is refused while others ask, asks again, until they have given way. So of those that meet
 //   one goes on, or one has the image already: never do all give up.
+// - Who waits for a device may have it open for writing. It says so meanwhile by a lock on one more byte, or of two that wait
+//   each would take the other for a writer without locks, for ever.
 // - A lock follows the inode. After locking, the path must still name the inode that is locked. Of a block device that is
 //   the inode of its node.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { describeHolders } from "../kernel/holders.ts";
+import { describeHolders, WAITING_BYTE } from "../kernel/holders.ts";
 import { type LockWaiting, type Refusal, waitForLock } from "./lock-waiting.ts";
 import type { ByteRange, FileStat, Storage, StorageFile } from "../storage.ts";
 
@@ -57,6 +59,7 @@ const ALL_PERMISSIONS = {
 const ASKING_BASE = { writer: 2 ** 30, reader: 2 ** 29 } as const;
 const NUMBER_DIGITS = 5;
 const NUMBERS = 36 ** NUMBER_DIGITS;
+const WAITING_RANGE: ByteRange = { start: WAITING_BYTE, lengthBytes: 1 };
 
 /** What each role uses, and what it does not let others use meanwhile. */
 const IMAGE_ROLES = {
@@ -106,7 +109,9 @@ export async function acquireImageLocks(
   );
   const images = mergeRequests(opened);
   const number = Number.parseInt(storage.host.randomName().slice(-NUMBER_DIGITS), 36);
+  const devices = images.filter(({ stat }) => stat.kind === "device");
   try {
+    for (const { file } of devices) file.lock(WAITING_RANGE, "shared");
     await waitForLock(storage.host, waiting, GRACE_MS, async () => {
       const conflict = lockAll(images, number) ?? (await findUnlockedWriter(storage, images));
       return conflict === undefined ? undefined : refusalOf(storage, conflict);
@@ -115,6 +120,8 @@ export async function acquireImageLocks(
     // It may be over before the others have given way.
     stopAsking(images, number);
     throw error;
+  } finally {
+    for (const { file } of devices) file.unlock(WAITING_RANGE);
   }
   try {
     await assertStillNamed(storage, opened);
@@ -180,7 +187,9 @@ async function findUnlockedWriter(
   const devices = images.filter(({ stat }) => stat.kind === "device");
   if (devices.length === 0) return undefined;
   const found = await storage.findAllHolders(devices.map(({ stat }) => stat));
-  const image = devices.find((_, index) => found[index]?.some(({ writes }) => writes === true));
+  const image = devices.find((_, index) =>
+    found[index]?.some(({ writes, waits }) => writes === true && waits !== true),
+  );
   if (image === undefined) return undefined;
   unlockAll(images);
   return { image, reason: "it is open for writing, without a lock on this name of it" };

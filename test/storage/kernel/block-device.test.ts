@@ -13,6 +13,7 @@ import { failureOf } from "../../helpers/expect-error.ts";
 import { attachLoop, detachLoop } from "../../helpers/loop-device.ts";
 import { command } from "../../helpers/loop-disk.ts";
 import { oracle } from "../../helpers/oracles.ts";
+import { sourceProgram } from "../../helpers/source-program.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { DEVICE_BYTES, describeDevices } from "../conformance/devices.ts";
 import { pattern, readAll } from "../conformance/subject.ts";
@@ -175,6 +176,42 @@ loops.test(
       guest.stdin.end("quit\n");
       await once(guest, "exit");
     }
+  },
+);
+
+loops.test(
+  "another that waits for the device, and has it open for writing by the same node, is no writer",
+  async () => {
+    const storage = makeNodeStorage();
+    const { device, root } = makeDevice(storage);
+    const number = readFileSync(`/sys/class/block/${device.slice(5)}/dev`, "utf8")
+      .trim()
+      .split(":");
+    const node = `/dev/${path.basename(root)}`;
+    command("mknod", node, "b", ...number);
+    onTestFinished(() => {
+      rmSync(node);
+    });
+    const waitsBy = async (name: string): Promise<() => Promise<void>> => {
+      const words = [...sourceProgram("wait-for-device"), name];
+      const child = spawn(process.execPath, words, { stdio: ["pipe", "pipe", "inherit"] });
+      await once(child.stdout, "data");
+      return async () => {
+        child.kill();
+        await once(child, "exit");
+      };
+    };
+    const file = await storage.openFile(device, "write", DEVICE);
+    const lock = async () => await acquireImageLocks(storage, [{ file, role: "writer" }], NO_WAITING);
+    const endFirst = await waitsBy(device);
+    (await lock()).release();
+    // By another node nothing is seen of the locks that are held here.
+    const endSecond = await waitsBy(node);
+    expect((await failureOf(lock)).code).toBe("E_LOCKED");
+    await endSecond();
+    (await lock()).release();
+    await endFirst();
+    await file.close();
   },
 );
 
