@@ -174,6 +174,8 @@ describe("options of every command", () => {
 
   test("short ones may be joined", async () => {
     expect((await requestOf(["rollback", "-qn"])).options.dryRun).toBe(true);
+    const { request } = await requestOf(["snapshot", "-nocluster_size=64k", "vda", "x"]);
+    expect(request).toMatchObject({ overlay: { clusterSizeBytes: 65_536 } });
   });
 });
 
@@ -185,6 +187,11 @@ describe("usage errors name what is wrong and what was probably meant", () => {
     [["snapshot", "vda", "x", "--dryrun"], "unknown option '--dryrun'", "did you mean --dry-run?"],
     [["txn", "comit"], "unknown command 'comit'", "did you mean txn commit?"],
     [["device", "lst"], "unknown command 'lst'", "did you mean device list?"],
+    [["do"], "unknown command 'do'", "did you mean one of redo, undo?"],
+    [["eplian"], "unknown command 'eplian'", "see `imgtx --help`"],
+    [["rollback", "-qz"], "unknown option '-z'", "see `imgtx rollback --help`"],
+    [["-n", "snapshot-list"], "unknown option '-n'", "see `imgtx snapshot-list --help`"],
+    [["undo", "-5"], "too many arguments for 'undo'. Expected 0 arguments but got 1.", ""],
     [["list"], "unknown command 'list'", "did you mean txn list, or device list, or snapshot-list,"],
     [["restore", "mon"], "unknown command 'restore'", "did you mean rollback?"],
     [["--quiet", "verify"], "unknown command 'verify'", "did you mean status --check, or"],
@@ -232,13 +239,14 @@ describe("usage errors name what is wrong and what was probably meant", () => {
   });
 
   test("under --json they are objects, wherever --json stands", async () => {
-    for (const argv of [
-      ["--json", "snapshto"],
-      ["snapshot", "vda", "x", "--reus", "--output", "json"],
-      ["--json"],
-    ]) {
+    for (const [argv, message] of [
+      [["--json", "snapshto"], "unknown command 'snapshto'"],
+      [["snapshot", "vda", "x", "--reus", "--output", "json"], "unknown option '--reus'"],
+      [["--json"], "no command given"],
+      [["txn", "--json"], "no command given"],
+    ] as const) {
       const { error } = JSON.parse(await usageErrorOf(argv)) as { error: Record<string, unknown> };
-      expect(error).toMatchObject({ code: "E_USAGE", changed: false });
+      expect(error).toMatchObject({ code: "E_USAGE", message, changed: false });
     }
   });
 
