@@ -210,9 +210,9 @@ export class RealBench {
     const mirrors = devices
       .flatMap(({ mirror }) => mirror ?? [])
       .filter((mirror) => findMissingParent(view, mirror) === undefined)
-      .map((mirror) => ({ ...mirror, fences: [], mayLeak: !this.#place.copies.has(mirror.image) }));
-    // Of what is written to in place a leak is no damage, as in what is observed without qemu-img.
-    const seen = devices.map((device) => ({ ...device, mayLeak: this.#place.changing.has(device.image) }));
+      .map((mirror) => ({ ...mirror, fences: [], mayLeak: false }));
+    const leaked = ({ image }: QemuJudged) => this.#place.changing.get(image)?.leaked === true;
+    const seen = devices.map((device) => ({ ...device, mayLeak: leaked(device) }));
     for (const { image, format, fences, mayLeak } of [...seen, ...mirrors]) {
       if (fences.length > 0) {
         const { status, stderr } = spawnSync("qemu-img", ["map", "-f", format, image], {

@@ -53,6 +53,14 @@ export const PULL_SCENARIOS: readonly Scenario[] = [
     studied: [1, 2, 3],
   },
   {
+    name: "pull into an overlay that the same transaction makes",
+    files: filesOf(OLD),
+    prepare: addAll(OLD),
+    changing: CHANGING,
+    steps: [step("txn begin"), step("snapshot vdd d1.qcow2"), step("pull vdd"), step("txn commit")],
+    studied: [3],
+  },
+  {
     name: "rebase",
     files: filesOf(ONE, [GOLDEN_2]),
     prepare: addAll(ONE),

@@ -3,6 +3,8 @@
 // A writer that was cut off leaves sound tables and perhaps refcounts that are too high. What they count too much
 // is given back first: a new image has no leaks, and one that is written to in several attempts must not grow by
 // each of them. What it failed to flush is not written by a later flush either, whatever the page cache shows.
+// What it counted may lie past the end of its file, where a power cut took the data: a check looks no further than that,
+// and would find it when the file has grown over it. So the file is made to reach there first.
 
 import { ImgtxError, unlessItFails, whileOpen } from "../../../errors/index.ts";
 import type { Storage, StorageFile } from "../../../storage/index.ts";
@@ -60,6 +62,7 @@ async function tidy(
 ): Promise<boolean> {
   const leaks: [ClusterIndex, number][] = [];
   try {
+    await change(storage, path, writing, (image) => image.reachCounted());
     const onLeak = (cluster: ClusterIndex, surplus: number): void => void leaks.push([cluster, surplus]);
     const found = await checkQcow2(file, () => undefined, signal, { onLeak });
     if (found.corruptions > 0 || found.checkErrors > 0) return false;

@@ -31,7 +31,7 @@ import { clippedReader, DataWriter, type ReadGuest } from "./data-writer.ts";
 import { type EntryLayout, makeEntryLayout, readEntry, writeEntry } from "./plan-write.ts";
 import { RangeLocks } from "./range-locks.ts";
 import type { WriterLayer } from "./writer-layer.ts";
-import type { WriterState } from "./writer-state.ts";
+import { COUNTED_AFTER_END_MAX, type WriterState } from "./writer-state.ts";
 import { ZeroWriter } from "./zero-writer.ts";
 import { isOutsideDisk } from "../../image.ts";
 
@@ -147,6 +147,17 @@ export class Qcow2Writer implements WritableImage {
         }
       }
     });
+  }
+
+  /** Makes the file as long as what is counted in it: a crash may have left some of that after its end, but not far from it. */
+  async reachCounted(): Promise<void> {
+    const { file } = this.#state.files;
+    const { sizeBytes, kind } = await file.stat();
+    if (kind === "device") return;
+    const end = await this.#state.turnstile.run(() => this.#state.findUsedEnd());
+    // The last cluster may be cut short.
+    const after = end - alignUp(sizeBytes, this.layout.clusterBytes);
+    if (after > 0 && after <= COUNTED_AFTER_END_MAX) await file.truncate(end);
   }
 
   /** Lowers refcounts that are too high: of each cluster, by how much. Nothing must refer to that part of them. */

@@ -50,7 +50,7 @@ export interface WriterFiles {
 }
 
 /** Counted clusters after the end of a file are what a crash left; more than this no crash leaves. */
-const COUNTED_AFTER_END_MAX = 1024 ** 3;
+export const COUNTED_AFTER_END_MAX = 1024 ** 3;
 
 interface FreedClusters {
   readonly first: ClusterIndex;
