@@ -183,7 +183,11 @@ function findAmong(images: readonly ChainEntry[]): (image: ChainEntry) => number
     if (places) places.push(place);
     else byPath.set(image, [place]);
   }
-  return (image) => byPath.get(image.image)?.find((place) => isAlike(images[place], image));
+  // What is below another image by now has a name there: that differs most often.
+  return (image) =>
+    byPath
+      .get(image.image)
+      ?.find((place) => images[place]?.name === image.name && isAlike(images[place], image));
 }
 
 function isAlikeDevice(a: DeviceEntry | undefined, b: DeviceEntry): boolean {

@@ -224,7 +224,8 @@ async function trimNames(workspace: Workspace, number: number, view: View): Prom
       const path = posix.join(folder, inside);
       if (needed.has(path)) continue;
       if (view.folders.has(inside)) await trim(inside);
-      else if (await readLinkIfThere(workspace, path)) await workspace.storage.removeFile(path);
+      else if ((await workspace.storage.statLink(path))?.kind === "symlink")
+        await workspace.storage.removeFile(path);
       else await removeView(workspace, path);
     }
   };
@@ -319,7 +320,8 @@ async function removeView(workspace: Workspace, folder: string): Promise<boolean
   let isEmpty = true;
   for (const name of await storage.readFolder(folder)) {
     const path = `${folder}/${name}`;
-    if (await readLinkIfThere(workspace, path)) await storage.removeFile(path);
+    const kind = (await storage.statLink(path))?.kind;
+    if (kind === "symlink") await storage.removeFile(path);
     else if (!(await removeView(workspace, path))) isEmpty = false;
   }
   if (isEmpty) await storage.removeFolder(folder);

@@ -63,13 +63,27 @@ function bind(ffi: BunFfi, library: string, prototype: string): (...values: Nati
   const { symbols } = ffi.dlopen(library, { [name]: { args, returns: typeOf(returns) } });
   const call = symbols[name] as BunFunction;
   if (typeOf(returns) === "ptr") return (...values) => BigInt(call(...values.map(asBytes)) ?? 0);
-  // As it is where no value is a text: what goes through here takes ten times as long as the call itself.
-  if (!list.includes("str ")) return call as (...values: NativeValue[]) => NativeResult;
-  return (...values) => call(...values.map(asBytes)) as NativeResult;
+  const plain = call as (...values: NativeValue[]) => NativeResult;
+  // As it is where no value is a text: what goes through here takes several times as long as the call itself.
+  if (!list.includes("str ")) return plain;
+  const texts = list.split(",").flatMap((each, index) => (each.includes("str ") ? [index] : []));
+  return (...values) => {
+    for (const index of texts) values[index] = asBytes(values[index] ?? null);
+    return plain(...values);
+  };
 }
 
+/** Of texts that are no path: a few names, and the empty one, again and again. */
+const bytesOfNames = new Map<string, Uint8Array>();
+const MOST_NAMES = 16;
+
 function asBytes(value: NativeValue): Exclude<NativeValue, string> {
-  return typeof value === "string" ? Buffer.from(`${value}\0`) : value;
+  if (typeof value !== "string") return value;
+  const known = bytesOfNames.get(value);
+  if (known) return known;
+  const bytes = Buffer.from(`${value}\0`);
+  if (!value.includes("/") && bytesOfNames.size < MOST_NAMES) bytesOfNames.set(value, bytes);
+  return bytes;
 }
 
 function typeOf(written: string): string {

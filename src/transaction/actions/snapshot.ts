@@ -205,6 +205,7 @@ async function planTarget(
     device,
     below,
     isOverwriting: request.overwrite === true,
+    isVolume,
     write: async (newFile: Parameters<ImageChange["write"]>[0]) =>
       await writeOverlay(newFile, planned.overlay, request),
   };

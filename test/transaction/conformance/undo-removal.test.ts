@@ -41,8 +41,9 @@ function isLeft(bench: Workbench, name: string, why: string): KeptFile {
 
 /** A process that has a file open for reading, and takes no locks. */
 async function holdOpen(file: string): Promise<void> {
-  const child = spawn("sh", ["-c", 'exec 3<"$0"; echo open; exec sleep 600', file], {
-    stdio: ["ignore", "pipe", "ignore"],
+  // It becomes no other program: amid that its descriptors can't be looked at.
+  const child = spawn("sh", ["-c", 'exec 3<"$0"; echo open; read -r _', file], {
+    stdio: ["pipe", "pipe", "ignore"],
   });
   onTestFinished(() => void child.kill("SIGKILL"));
   await once(child.stdout, "data");

@@ -182,18 +182,20 @@ interface HowToPlace {
   /** The chain that the device is on. */
   readonly below: Chain;
   readonly isOverwriting: boolean;
+  /** Whether a block device is at its path; undefined: that is asked. */
+  readonly isVolume?: boolean;
   readonly write: (file: Parameters<ImageChange["write"]>[0]) => Promise<void>;
 }
 
 /** E_REFUSED, or E_IN_USE, where what is on a block device must not be written over. */
 export async function placeOverlay(
   { toMake, chain }: PlannedOverlay,
-  { device, below, isOverwriting, write }: HowToPlace,
+  { device, below, isOverwriting, isVolume, write }: HowToPlace,
   context: PlanContext,
 ): Promise<PlacedOverlay> {
   const { storage } = context;
   const { path } = toMake;
-  if (!(await isDeviceAt(storage, path))) {
+  if (!(isVolume ?? (await isDeviceAt(storage, path)))) {
     return { toMake: [toMake], redo: [], volumes: [], chain, notes: [] };
   }
   const { volume, link, notes } = await withPlace(
