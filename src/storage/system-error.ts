@@ -11,6 +11,10 @@ interface Meaning {
 
 const FREE_SPACE = "free some space there, then run the command again";
 
+const SERVER_GONE =
+  "the program that serves the file system (FUSE) has ended: unmount it with `umount -l`, mount it again, then run the " +
+  "command again";
+
 /** Errnos that libuv has no names for, so that Node calls them "UNKNOWN" or "Unknown system error -37". */
 const NAMELESS: ReadonlyMap<number, string> = new Map([
   [37, "ENOLCK"],
@@ -65,6 +69,8 @@ const MEANING_OF_ERRNO: Readonly<Record<string, Meaning>> = {
     text: "Stale file handle",
     hint: "the file server does not know the file any more: mount its file system again, then run the command again",
   },
+  ENOTCONN: { code: "E_IO", text: "Transport endpoint is not connected", hint: SERVER_GONE },
+  ECONNABORTED: { code: "E_IO", text: "Software caused connection abort", hint: SERVER_GONE },
   ENOKEY: {
     code: "E_NO_PERMISSION",
     text: "Required key not available",

@@ -7,7 +7,7 @@
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
 import { isBesideImage } from "../../format/index.ts";
-import type { Storage } from "../../storage/index.ts";
+import { kindOfFileSystem, type Storage } from "../../storage/index.ts";
 
 export function toStoredPath(root: string, path: string): string {
   if (isBelow(root, path)) return pathBelow(root, path);
@@ -39,17 +39,32 @@ export async function canonicalPath(storage: Storage, path: string): Promise<str
 
 /** The same of many paths at one moment: each folder is asked for once. */
 export function canonicalPathsOf(storage: Storage): (path: string) => Promise<string> {
-  const folders = new Map<string, Promise<string>>();
+  const folders = new Map<string, Promise<RealFolder>>();
   return async (path) => {
     const name = posix.basename(path);
     if (name === "" || name === "." || name === "..") {
       throw new ImgtxError("E_NOT_A_FILE", `'${path}' names a folder, not a file`, { image: path });
     }
     const folder = posix.dirname(path);
-    const real = folders.get(folder) ?? realFolder(storage, folder);
-    folders.set(folder, real);
-    return posix.join(await real, name);
+    const asked = folders.get(folder) ?? lookAtFolder(storage, folder);
+    folders.set(folder, asked);
+    const { real, mayFold } = await asked;
+    const canonical = posix.join(real, name);
+    const isFile = mayFold && (await storage.statLink(canonical))?.kind === "file";
+    return isFile ? await storage.realPath(canonical) : canonical;
   };
+}
+
+interface RealFolder {
+  readonly real: string;
+  /** Whether its files may be found in other letters than it lists. */
+  readonly mayFold: boolean;
+}
+
+async function lookAtFolder(storage: Storage, folder: string): Promise<RealFolder> {
+  const real = await realFolder(storage, folder);
+  const stat = await storage.stat(real);
+  return { real, mayFold: !kindOfFileSystem(stat?.fileSystemId ?? "").keepsInodes };
 }
 
 /** The canonical path of a folder; E_NOT_FOUND where there is none. */

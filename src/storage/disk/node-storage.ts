@@ -37,6 +37,7 @@ import { openPastLeases } from "../locks/leased-file.ts";
 import { findHolders } from "../kernel/holders.ts";
 import { aroundStat, makeNativeAccess, type NativeAccess } from "./native-access.ts";
 import { NodeFile } from "./node-file.ts";
+import { listedPath, pathAsListed } from "./listed-name.ts";
 import { makeNodeHost } from "../process/node-host.ts";
 import type { PlaceToAsk } from "../native/place-calls.ts";
 import { fsyncInPool } from "./pool-calls.ts";
@@ -72,15 +73,14 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     host: makeNodeHost(),
     openFile: async (path, access, options) => await openExisting(path, access, options ?? {}, native),
     createFile: async (path, mode) => createFile(path, mode, native),
-    stat: async (path) =>
-      statOf({ path, follow: true }, native, () => statSync(path, { bigint: true, throwIfNoEntry: false })),
+    stat: async (path) => statListed(path, native),
     statLink: async (path) =>
       statOf({ path, follow: false }, native, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
     readAttribute: async (path, name) =>
       explained(`read '${name}' of`, path, () => native.optional()?.getAttribute(path, name)),
     describeFileSystem: async (path) =>
       explained("ask for the file system of", path, () => readFileSystemTraits(path)),
-    realPath: async (path) => explained("resolve", path, () => realpathSync.native(path)),
+    realPath: async (path) => explained("resolve", path, () => listedPath(realpathSync.native(path))),
     readFolder: async (path) => explained("read the folder", path, () => readdirSync(path).sort()),
     readKinds: async (path) => explained("read the folder", path, () => readKinds(path)),
     async makeFolder(path, mode) {
@@ -135,17 +135,18 @@ async function openExisting(
 ): Promise<StorageFile> {
   // Looked at first, since opening a device node may do something (a watchdog starts, a tape rewinds);
   // looked at again by descriptor, since the name may have changed hands in between.
-  explained("open", path, () => {
+  const listed = explained("open", path, () => {
     const stats = statSync(path, { bigint: true });
     refuseOtherKinds(path, stats, options);
     if (access === "write" && stats.isBlockDevice()) assertDeviceIsFree(path, stats);
+    return pathAsListed(path, String(stats.dev));
   });
   const flags =
     (access === "write" ? constants.O_RDWR : constants.O_RDONLY) |
     constants.O_NONBLOCK |
     constants.O_NOCTTY |
     (options.refuseSymlink === true ? constants.O_NOFOLLOW : 0);
-  const open = (): number => explained("open", path, () => openSync(path, flags));
+  const open = (): number => explained("open", path, () => openSync(listed, flags));
   const { as } = options;
   // Each attempt anew: who holds a lease may lead the name elsewhere meanwhile.
   const openAs = as === undefined ? undefined : () => actAs(as, open);
@@ -199,6 +200,15 @@ function statOf(
     if (name === "ENOTDIR" || (name === "ELOOP" && !place.follow)) return undefined;
     throw explainError(error, "stat", path);
   }
+}
+
+/** A file has one identity, in whatever letters it is named. */
+function statListed(path: string, native: NativeAccess): FileStat | undefined {
+  const look = (at: string): FileStat | undefined =>
+    statOf({ path: at, follow: true }, native, () => statSync(at, { bigint: true, throwIfNoEntry: false }));
+  const stat = look(path);
+  const listed = stat === undefined ? path : pathAsListed(path, stat.fileSystem);
+  return listed === path ? stat : look(listed);
 }
 
 async function makeSymlink(target: string, path: string): Promise<void> {

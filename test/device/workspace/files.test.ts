@@ -5,7 +5,7 @@ import { describe, expect, test } from "vitest";
 import { canonicalPath, fromStoredPath, toStoredPath } from "../../../src/device/index.ts";
 import { readWholeFile } from "../../../src/device/workspace/replace-file.ts";
 import { replaceFile } from "../../../src/device/workspace/replace-file.ts";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { type Call, killAt, watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
@@ -36,6 +36,22 @@ describe("a canonical path", () => {
     symlinkSync("target", `${root}/real/last`);
     expect(await canonicalPath(storage, `${root}/link/last`)).toBe(`${root}/real/last`);
     expect(await canonicalPath(storage, `${root}/link/../link/new.qcow2`)).toBe(`${root}/real/new.qcow2`);
+  });
+
+  test("has the letters that its folder lists, where the file system finds a file by others too", async () => {
+    const root = makeFolder();
+    writeFileSync(`${root}/A.QCOW2`, "");
+    const on = (fileSystem: string): Storage => ({
+      ...storage,
+      stat: async (path) => {
+        const stat = await storage.stat(path);
+        return stat && { ...stat, fileSystemId: fileSystem };
+      },
+      realPath: async (path) => (await storage.realPath(path)).replace("A.QCOW2", "a.qcow2"),
+    });
+    expect(await canonicalPath(on("ext:1"), `${root}/A.QCOW2`)).toBe(`${root}/A.QCOW2`);
+    expect(await canonicalPath(on("exfat:1"), `${root}/A.QCOW2`)).toBe(`${root}/a.qcow2`);
+    expect(await canonicalPath(on("exfat:1"), `${root}/NEW.QCOW2`)).toBe(`${root}/NEW.QCOW2`);
   });
 
   test.each(["/", "/tmp/..", "/tmp/."])("is not had of %s, which names a folder", async (path) => {
