@@ -35,7 +35,7 @@ export {
   readOwnBacking,
 } from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";
-export { type FolderOverlays, readOverlaysIn } from "./chain/overlays-beside.ts";
+export { findBacking, type FolderOverlays, readOverlaysIn } from "./chain/overlays-beside.ts";
 export {
   type Beside,
   besideCandidates,

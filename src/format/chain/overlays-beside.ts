@@ -43,10 +43,14 @@ export async function readOverlaysIn(storage: Storage, folder: string): Promise<
   return { folder, byBacking, filesSeen, filesLeft, folders };
 }
 
-/** What identifies the file that the image in this file stands on. */
-async function findBacking(storage: Storage, path: string): Promise<string | undefined> {
+/** What identifies the file that the image in this file stands on. mayBeDevice: where images of the workspace were on it. */
+export async function findBacking(
+  storage: Storage,
+  path: string,
+  mayBeDevice = false,
+): Promise<string | undefined> {
   try {
-    const file = await storage.openFile(path, "read");
+    const file = await storage.openFile(path, "read", { mayBeDevice });
     try {
       if (!hasQcowMagic(await readHead(file))) return undefined;
       const { backingFileName } = await readOwnHeader(file, path);

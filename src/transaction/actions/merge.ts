@@ -139,7 +139,7 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
     chain: { device, chain },
     change: {
       device,
-      after: { ...entry, ...place, mirror: mirror && (siblings.ownMirror?.(mirror) ?? mirror) },
+      after: { ...onto(entry, place), mirror: mirror && (siblings.ownMirror?.(mirror) ?? mirror) },
     },
     copy: {
       kind: "merge",
@@ -150,6 +150,12 @@ async function planOne(device: string, request: MergeRequest, context: PlanConte
       ...(request.empties && { empties: true }),
     } as const,
   };
+}
+
+/** The device on the images that are left: one that was sealed before, and is its own again, imgtx has made as before. */
+function onto(entry: DeviceEntry, place: ReturnType<typeof placeOf>): DeviceEntry {
+  const isMade = entry.chain.some((one) => one.image === place.image && one.isMade === true);
+  return { ...entry, ...place, ...(isMade && { made: place.image }) };
 }
 
 function notesOn(

@@ -9,7 +9,13 @@
 
 import { posix } from "node:path";
 import { ImgtxError } from "../../errors/index.ts";
-import { type FolderOverlays, identityOf, isBesideImage, readOverlaysIn } from "../../format/index.ts";
+import {
+  findBacking,
+  type FolderOverlays,
+  identityOf,
+  isBesideImage,
+  readOverlaysIn,
+} from "../../format/index.ts";
 import type { Storage } from "../../storage/index.ts";
 import type { Note } from "../notes/notes.ts";
 
@@ -26,6 +32,8 @@ export class OverlaySearch {
   readonly #root: string;
   readonly #most: typeof BELOW_WORKSPACE;
   readonly #folders = new Map<string, FolderOverlays>();
+  /** What identifies the file that the image on a block device stands on, by the name of that. */
+  readonly #onVolumes = new Map<string, string>();
   readonly #unread = new Map<string, Unread>();
   #isRootRead = false;
 
@@ -55,16 +63,25 @@ export class OverlaySearch {
     await this.#readBelow();
   }
 
+  /** Reads what is on these block devices: folders are looked through for files alone. */
+  async readVolumes(paths: Iterable<string>): Promise<void> {
+    for (const path of paths) {
+      const backing = await findBacking(this.#storage, path, true);
+      if (backing !== undefined) this.#onVolumes.set(path, backing);
+    }
+  }
+
   /** Those that were found, by the names that are there, one for each file. */
   async on(image: string): Promise<string[]> {
     const found = new Map<string, string>();
     const there = await this.#storage.stat(image);
     if (!there) return [];
-    for (const { byBacking } of this.#folders.values()) {
-      for (const path of byBacking.get(identityOf(there)) ?? []) {
-        const stat = path === image ? undefined : await this.#storage.stat(path);
-        if (stat && !found.has(identityOf(stat))) found.set(identityOf(stat), path);
-      }
+    const backing = identityOf(there);
+    const files = [...this.#folders.values()].flatMap(({ byBacking }) => byBacking.get(backing) ?? []);
+    const volumes = [...this.#onVolumes].flatMap(([path, one]) => (one === backing ? path : []));
+    for (const path of [...files, ...volumes]) {
+      const stat = path === image ? undefined : await this.#storage.stat(path);
+      if (stat && !found.has(identityOf(stat))) found.set(identityOf(stat), path);
     }
     return [...found.values()];
   }

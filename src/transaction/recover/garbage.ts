@@ -100,10 +100,12 @@ class Collection {
         await this.#collectLeft(left, { needed, files, standing });
         const known = { table, needed, files, standing };
         const volumes = await listVolumeRecords(this.#workspace, table);
-        await this.#collectOverlays(known, made, new Set(volumes.map(({ path }) => path)));
         const open = new Set(journals.map(({ id }) => id));
-        for (const volume of volumes)
-          if (!open.has(volume.transaction)) await this.#collectVolume(known, made, volume.path);
+        await this.#collectLayers(
+          known,
+          made,
+          new Map(volumes.map(({ path, transaction }) => [path, open.has(transaction) ? "in use" : "done"])),
+        );
       }
       await this.#collectBeside(needed, made);
       await this.#nameStrays(new Set(journals.map(({ id }) => id)), made);
@@ -112,10 +114,11 @@ class Collection {
   }
 
   /** In all folders of images, and of files that are left. */
-  async #findOverlays({ folders }: MadeFiles, left: readonly LeftFile[]): Promise<OverlaySearch> {
+  async #findOverlays({ folders, volumes }: MadeFiles, left: readonly LeftFile[]): Promise<OverlaySearch> {
     const standing = new OverlaySearch(this.#workspace.storage, this.#workspace.root);
     const others = [...folders].map((folder) => posix.join(folder, "any"));
     await standing.readAround([], [...others, ...left.map(({ path }) => path)]);
+    await standing.readVolumes(volumes);
     return standing;
   }
 
@@ -136,22 +139,34 @@ class Collection {
     }
   }
 
-  /** The newest first: what stands on another goes before it. */
-  async #collectOverlays(
+  /** The newest first, in files and on volumes: what stands on another goes before it. Then volumes that nothing is on. */
+  async #collectLayers(
+    known: Known,
+    made: MadeFiles,
+    volumes: ReadonlyMap<string, "in use" | "done">,
+  ): Promise<void> {
+    const newest = [...made.overlays.keys()].toReversed();
+    for (const path of new Set([...newest, ...volumes.keys()])) {
+      const of = volumes.get(path);
+      if (of === "done") await this.#collectVolume(known, made, path);
+      else if (of === undefined) await this.#collectOverlay(known, made, path);
+    }
+  }
+
+  async #collectOverlay(
     { needed, files, ...known }: Known,
     { overlays }: MadeFiles,
-    volumes: ReadonlySet<string>,
+    path: string,
   ): Promise<void> {
-    for (const [path, was] of [...overlays].toReversed()) {
-      if (needed.has(path) || volumes.has(path)) continue;
-      const stat = await this.#orStays(
-        path,
-        async () => (await this.#workspace.storage.stat(path)) ?? "absent",
-      );
-      // By another name: a link, or a second name of the file.
-      if (stat === undefined || (stat !== "absent" && files.has(identityOf(stat)))) continue;
-      await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage({ was, ...known }, file));
-    }
+    const was = overlays.get(path);
+    if (!was || needed.has(path)) return;
+    const stat = await this.#orStays(
+      path,
+      async () => (await this.#workspace.storage.stat(path)) ?? "absent",
+    );
+    // By another name: a link, or a second name of the file.
+    if (stat === undefined || (stat !== "absent" && files.has(identityOf(stat)))) return;
+    await this.#take(path, "overlay", async (file) => await this.#whyNoGarbage({ was, ...known }, file));
   }
 
   /** One that a provisioner has made, with the overlay on it, or nothing any more. What is not there is nobody's garbage. */

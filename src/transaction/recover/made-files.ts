@@ -14,7 +14,7 @@ import {
   unlessGone,
   type Workspace,
 } from "../../device/index.ts";
-import type { Fingerprint } from "../../format/index.ts";
+import { type Fingerprint, isDeviceIdentity } from "../../format/index.ts";
 
 export interface MadeFiles {
   /** By path, the oldest first: what each looked like last. */
@@ -23,12 +23,15 @@ export interface MadeFiles {
   readonly copies: ReadonlyMap<string, string>;
   /** All that images were in. */
   readonly folders: ReadonlySet<string>;
+  /** Block devices that images were on. */
+  readonly volumes: ReadonlySet<string>;
 }
 
 export async function findMade(workspace: Workspace, table: DeviceTable): Promise<MadeFiles> {
   const overlays = new Map<string, Fingerprint>();
   const copies = new Map<string, string>();
   const folders = new Set<string>([workspace.root]);
+  const volumes = new Set<string>();
   const read = new Set<string>();
   const history = readingHistory(workspace, table);
   for (const number of [...(await listHistory(workspace, table)), table.generation]) {
@@ -36,10 +39,13 @@ export async function findMade(workspace: Workspace, table: DeviceTable): Promis
     if (!generation) continue;
     for (const [path, look] of await overlaysIn(workspace, generation, read, copies))
       overlays.set(path, look);
-    for (const { image } of generation.devices.flatMap(filesOfDevice)) folders.add(posix.dirname(image));
+    for (const { image, fingerprint } of generation.devices.flatMap(filesOfDevice)) {
+      folders.add(posix.dirname(image));
+      if (isDeviceIdentity(fingerprint)) volumes.add(image);
+    }
   }
   for (const path of await findInherited(workspace, table)) overlays.delete(path);
-  return { overlays, copies, folders };
+  return { overlays, copies, folders, volumes };
 }
 
 /** Those of its devices and of snapshots that were not read before, whose copies are added. */
