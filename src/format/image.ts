@@ -60,6 +60,8 @@ export interface Image {
   findExtents(range: GuestRange): Promise<readonly Extent[]>;
   /** Fills target from the guest offset. Errors name the image of the chain and the offset in it. */
   read(target: Uint8Array, offset: GuestOffset): Promise<void>;
+  /** The same; the place of what lies in an extent that was found is not looked for again. */
+  readExtent?(extent: Extent, target: Uint8Array, offset: GuestOffset): Promise<void>;
   close(): Promise<void>;
 }
 

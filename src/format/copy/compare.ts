@@ -75,7 +75,7 @@ class Comparison {
     const pipeline = new Pipeline<CompareResult>(READS_AT_ONCE);
     for (let offset = guestOffset(0); offset < end && !pipeline.isSettled; ) {
       this.#options.signal?.throwIfAborted();
-      const found = await this.#findBoth(offset);
+      const found = this.#pair.findKnown(offset) ?? (await this.#findBoth(offset));
       if ("error" in found) return (await pipeline.finish()) ?? found;
       const [one, other] = found;
       if (this.#options.strict && statusOf(one) !== statusOf(other)) {
@@ -99,7 +99,7 @@ class Comparison {
    */
   async #join(ends: GuestOffset[], stop: GuestOffset): Promise<void> {
     for (let at = ends.at(-1) ?? stop; at < stop; at = ends.at(-1) ?? stop) {
-      const found = await this.#findBoth(at);
+      const found = this.#pair.findKnown(at) ?? (await this.#findBoth(at));
       // Told when its turn comes: what lies before it is compared first.
       if ("error" in found) return;
       const [one, other] = found;
@@ -132,17 +132,18 @@ class Comparison {
   async #addComparison(
     pipeline: Pipeline<CompareResult>,
     known: boolean,
-    [one, other]: readonly [Extent, Extent],
+    found: readonly [Extent, Extent],
     offset: GuestOffset,
     ends: readonly GuestOffset[],
   ): Promise<void> {
     const end = ends.at(-1) ?? offset;
     const lengthBytes = end - offset;
+    const [one, other] = found;
     const compare = async (): Promise<CompareResult | undefined> => {
       if (known) return undefined;
       if (readsAsZeros(one)) return this.#findNonZero(1, offset, lengthBytes, false);
       if (readsAsZeros(other)) return this.#findNonZero(0, offset, lengthBytes, false);
-      const result = await this.#findDifference(offset, lengthBytes);
+      const result = await this.#findDifference(offset, lengthBytes, found);
       return result?.kind === "unreadable" && ends.length > 1 ? this.#findInEach(offset, ends) : result;
     };
     await pipeline.add(compare, () => this.#options.onProgress?.(end, this.#totalBytes));
@@ -159,10 +160,15 @@ class Comparison {
     return undefined;
   }
 
-  async #findDifference(offset: GuestOffset, lengthBytes: number): Promise<CompareResult | undefined> {
+  /** The extents, as far as they reach, are known to hold it. */
+  async #findDifference(
+    offset: GuestOffset,
+    lengthBytes: number,
+    found?: readonly [Extent, Extent],
+  ): Promise<CompareResult | undefined> {
     return this.#pair.compareBytes(
       lengthBytes,
-      (which, piece) => this.#read(which, piece, offset),
+      (which, piece) => this.#read(which, piece, offset, found?.[which]),
       (pieces, failures) =>
         failures[0] ?? failures[1] ?? differenceAt(findDifference(...pieces), offset, false),
     );
@@ -180,9 +186,17 @@ class Comparison {
     });
   }
 
-  async #read(which: Which, target: Uint8Array, offset: GuestOffset): Promise<CompareFailure | undefined> {
+  async #read(
+    which: Which,
+    target: Uint8Array,
+    offset: GuestOffset,
+    extent?: Extent,
+  ): Promise<CompareFailure | undefined> {
+    const image = this.#pair.images[which];
     const read = await this.#guarded(which, "data", offset, () =>
-      this.#pair.images[which].read(target, offset),
+      extent === undefined || image.readExtent === undefined
+        ? image.read(target, offset)
+        : image.readExtent(extent, target, offset),
     );
     return "error" in read ? read : undefined;
   }

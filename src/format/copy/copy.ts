@@ -9,9 +9,9 @@
 // - Nothing is flushed here. After an error no request is under way any more.
 
 import { ImgtxError, settleAll } from "../../errors/index.ts";
-import { earliest, type GuestOffset, offsetBy } from "../../units/index.ts";
+import { earliest, endOf, type GuestOffset, offsetBy } from "../../units/index.ts";
 import { BufferPool } from "../read/buffer-pool.ts";
-import type { Image, WritableImage } from "../image.ts";
+import type { Extent, Image, WritableImage } from "../image.ts";
 import {
   CHUNK_BYTES,
   inSource,
@@ -31,7 +31,7 @@ import { type DataRun, findDataRuns } from "../read/data-runs.ts";
 export interface CopyOptions extends StepOptions {
   /** Where nothing is written, the target reads as zeros. */
   readonly targetIsZero: boolean;
-  /** Chunks under way at once; more than four are four. */
+  /** Chunks under way at once, as far as that helps. */
   readonly atOnce: number;
   readonly inOrder: boolean;
   /** Asked between steps. Where it is due, all before the offset is copied when it is called. */
@@ -47,13 +47,10 @@ interface Checkpoint {
   reach(offset: GuestOffset, target: WritableImage): Promise<void>;
 }
 
-/**
- * Plain writes to one file wait for each other in the kernel, and burn a core by that: two at once take twice the time of the
- * processor where memory is slow to come, and next to nothing less by the clock. What is read meanwhile goes on.
- */
-const WRITES_AT_ONCE = 1;
-/** More in flight leaves the processor's caches; of compressed clusters each has a state, and there are four threads. */
-const CHUNKS_AT_ONCE = 4;
+/** More in flight leaves the processor's caches. */
+const CHUNKS_AT_ONCE = 6;
+/** Of compressed clusters each has a state, and there are four threads. */
+const COMPRESSED_AT_ONCE = 4;
 
 export async function copyImages(
   sources: readonly Image[],
@@ -62,7 +59,8 @@ export async function copyImages(
 ): Promise<void> {
   const parts = layOut(sources);
   const copier = new Copier(parts, target, options);
-  const pipeline = new Pipeline<never>(Math.min(options.atOnce, CHUNKS_AT_ONCE));
+  const most = options.compressed ? COMPRESSED_AT_ONCE : CHUNKS_AT_ONCE;
+  const pipeline = new Pipeline<never>(Math.min(options.atOnce, most));
   try {
     for await (const step of listSteps(parts, options)) {
       options.signal?.throwIfAborted();
@@ -117,7 +115,7 @@ class Copier {
   readonly #options: CopyOptions;
   readonly #buffers: BufferPool;
   #inKernel: boolean;
-  /** Chunks, or compressed clusters, that are being written. */
+  /** Compressed clusters that are being written. */
   readonly #writing = new Set<Promise<void>>();
   #turn: Promise<void> = Promise.resolve();
   #doneBytes = 0;
@@ -164,10 +162,9 @@ class Copier {
       if (!this.#options.compressed) {
         const runs = this.#findRuns(bytes, step.start);
         await before;
-        while (this.#writing.size >= WRITES_AT_ONCE) await Promise.race(this.#writing);
-        const done = trackIn(this.#writing, settleAll(this.#write(bytes, step.start, runs)));
+        const written = this.#write(bytes, step.start, runs);
         pass();
-        await done;
+        await settleAll(written);
         return;
       }
       await before;
@@ -210,7 +207,7 @@ class Copier {
     for (let at = 0; at < bytes.length; at += clusterBytes) {
       const cluster = bytes.subarray(at, at + clusterBytes);
       if (sparseBytes === 0 || !isZero(cluster)) {
-        while (this.#writing.size >= CHUNKS_AT_ONCE) await Promise.race(this.#writing);
+        while (this.#writing.size >= COMPRESSED_AT_ONCE) await Promise.race(this.#writing);
         written.push(trackIn(this.#writing, this.#target.writeCompressed(cluster, offsetBy(start, at))));
       } else if (!targetIsZero) {
         const range = { start: offsetBy(start, at), lengthBytes: cluster.length };
@@ -221,9 +218,11 @@ class Copier {
     return written;
   }
 
-  async #read(bytes: Uint8Array, { start, ends }: Step): Promise<void> {
+  async #read(bytes: Uint8Array, { part, extent, start, ends }: Step): Promise<void> {
     try {
-      await this.#readRange(bytes, start);
+      if (ends.length === 1 && endOf(extent) >= inSource(part, offsetBy(start, bytes.length)))
+        await this.#readPart(part, bytes, start, extent);
+      else await this.#readRange(bytes, start);
     } catch (error) {
       // Which of the extents it is, reading them one by one tells: messages name the place that qemu-img names.
       const end = offsetBy(start, bytes.length);
@@ -243,22 +242,22 @@ class Copier {
       const from = start > part.start ? start : part.start;
       const to = earliest(offsetBy(start, bytes.length), part.end);
       if (from >= to) continue;
-      const piece = bytes.subarray(from - start, to - start);
-      const { salvage } = this.#options;
-      const offset = inSource(part, from);
-      if (salvage === undefined) await this.#readPiece(part.image, piece, offset, from);
-      else await readSalvaging(part.image, piece, offset, salvage);
+      await this.#readPart(part, bytes.subarray(from - start, to - start), from);
     }
   }
 
-  async #readPiece(
-    image: Image,
-    piece: Uint8Array,
-    offset: GuestOffset,
-    targetOffset: GuestOffset,
-  ): Promise<void> {
+  /** In one source; of an extent, where all of it lies in that. */
+  async #readPart(part: Part, piece: Uint8Array, targetOffset: GuestOffset, extent?: Extent): Promise<void> {
+    const { image } = part;
+    const { salvage } = this.#options;
+    const offset = inSource(part, targetOffset);
+    if (salvage !== undefined) {
+      await readSalvaging(image, piece, offset, salvage);
+      return;
+    }
     try {
-      await image.read(piece, offset);
+      if (extent === undefined || image.readExtent === undefined) await image.read(piece, offset);
+      else await image.readExtent(extent, piece, offset);
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
       const message = `error while reading at byte ${targetOffset}: ${error.message}`;

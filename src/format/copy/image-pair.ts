@@ -17,7 +17,7 @@ export type Which = 0 | 1;
  * caches.
  */
 export const CHUNK_BYTES = 2 * 1024 * 1024;
-export const READS_AT_ONCE = 2;
+export const READS_AT_ONCE = 3;
 
 export class ImagePair {
   readonly images: readonly [Image, Image];
@@ -44,6 +44,13 @@ export class ImagePair {
 
   async find(which: Which, offset: GuestOffset): Promise<Extent> {
     return this.#cursors[which].find(offset);
+  }
+
+  /** Both, where nothing has to be read for that: without a promise. */
+  findKnown(offset: GuestOffset): readonly [Extent, Extent] | undefined {
+    const one = this.#cursors[0].findKnown(offset);
+    const other = one && this.#cursors[1].findKnown(offset);
+    return one && other && [one, other];
   }
 
   /** Whether the bytes at the offset are equal for all that is known of them. */

@@ -75,6 +75,13 @@ export class ComposedImage implements Image {
     }
   }
 
+  async readExtent(extent: Extent, target: Uint8Array, offset: GuestOffset): Promise<void> {
+    const { kind, hostOffset, depth, start } = extent;
+    const isInside = start <= offset && offset + target.length <= endOf(extent);
+    if (kind !== "data" || hostOffset === undefined || !isInside) return await this.read(target, offset);
+    return await readData(this.#layer(depth), target, offsetBy(hostOffset, offset - start));
+  }
+
   async close(): Promise<void> {
     await this.#close();
   }

@@ -20,33 +20,49 @@ const BLOCK_BYTES_MIN = 512;
 
 /** Runs from first to last block with data in them, without gaps that are too small to be left out. */
 export function findDataRuns(chunk: Uint8Array, chunkStart: number, options: BlockSizes): DataRun[] {
-  const step = largestPowerOfTwo(options.blockBytes);
+  const blockBytes = largestPowerOfTwo(options.blockBytes);
   const runs: { start: number; end: number }[] = [];
-  // Blocks lie at multiples of their size in the target.
-  let start = 0;
-  while (start < chunk.length) {
-    const end = Math.min(chunk.length, nextUnit(chunkStart + start, step) - chunkStart);
-    if (!isZeroBlock(chunk, start, end)) {
-      const last = runs.at(-1);
-      if (last !== undefined && !isWorthAGap(chunkStart + last.end, chunkStart + start, options))
-        last.end = end;
-      else runs.push({ start, end });
-    }
-    start = end;
+  for (let end = 0; end < chunk.length; ) {
+    const start = findBlock(chunk, chunkStart, end, blockBytes, false);
+    if (start === chunk.length) break;
+    end = findBlock(chunk, chunkStart, start, blockBytes, true);
+    const last = runs.at(-1);
+    if (last !== undefined && !isWorthAGap(chunkStart + last.end, chunkStart + start, options))
+      last.end = end;
+    else runs.push({ start, end });
   }
   return runs;
+}
+
+/**
+ * Where the first block of zeros, or of data, begins from `from` on, where one does; the end of the chunk where there is none.
+ * Blocks lie at multiples of their size in the target. Data is gone through without a call for each block.
+ */
+function findBlock(
+  chunk: Uint8Array,
+  chunkStart: number,
+  from: number,
+  blockBytes: number,
+  isWanted: boolean,
+): number {
+  const { length } = chunk;
+  let start = from;
+  let end = nextUnit(chunkStart + from, blockBytes) - chunkStart;
+  while (start < length) {
+    if (end > length) end = length;
+    // Most blocks of data tell at their first byte, or their last.
+    const mayBeZero = chunk[start] === 0 && chunk[end - 1] === 0;
+    if ((mayBeZero && isZero(chunk.subarray(start, end))) === isWanted) return start;
+    start = end;
+    end += blockBytes;
+  }
+  return length;
 }
 
 /** Whether the zeros between are enough of them. */
 function isWorthAGap(start: number, end: number, { blockBytes, clusterBytes }: BlockSizes): boolean {
   if (end - start < blockBytes) return false;
   return Math.floor(end / clusterBytes) >= Math.ceil(start / clusterBytes) + 1;
-}
-
-function isZeroBlock(chunk: Uint8Array, start: number, end: number): boolean {
-  // Most blocks of data tell at their first byte, or their last.
-  if (chunk[start] !== 0 || chunk[end - 1] !== 0) return false;
-  return isZero(chunk.subarray(start, end));
 }
 
 function largestPowerOfTwo(bytes: number): number {

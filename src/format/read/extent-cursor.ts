@@ -18,22 +18,27 @@ export class ExtentCursor {
 
   /** The extent that holds the byte at the offset. A little backwards is as cheap as forwards. */
   async find(offset: GuestOffset): Promise<Extent> {
+    const known = this.findKnown(offset);
+    if (known !== undefined) return known;
+    this.#batch = await this.#image.findExtents(rangeTo(offset, this.#end));
+    this.#index = 0;
+    const [found] = this.#batch;
+    if (found !== undefined && found.start <= offset && offset < endOf(found)) return found;
+    throw new ImgtxError("E_INTERNAL", `no extent at ${offset}`, { image: this.#image.path, offset });
+  }
+
+  /** The same where it is of the batch that was found last: without a promise. */
+  findKnown(offset: GuestOffset): Extent | undefined {
     while ((this.#batch[this.#index]?.start ?? 0) > offset) this.#index -= 1;
     if (this.#index < 0) {
       this.#batch = [];
       this.#index = 0;
     }
-    for (;;) {
-      for (; this.#index < this.#batch.length; this.#index += 1) {
-        const extent = this.#batch[this.#index];
-        if (extent !== undefined && offset < endOf(extent)) return extent;
-      }
-      this.#batch = await this.#image.findExtents(rangeTo(offset, this.#end));
-      this.#index = 0;
-      if (this.#batch.length === 0) {
-        throw new ImgtxError("E_INTERNAL", `no extent at ${offset}`, { image: this.#image.path, offset });
-      }
+    for (; this.#index < this.#batch.length; this.#index += 1) {
+      const extent = this.#batch[this.#index];
+      if (extent !== undefined && offset < endOf(extent)) return extent;
     }
+    return undefined;
   }
 }
 

@@ -3,7 +3,7 @@
 // Invariants
 // - Up to 64 KiB are read and written on the main thread, where a call takes microseconds and the order of
 //   calls is the order in the program; more goes through Node's thread pool, as every flush does, but for what
-//   can be read without waiting while the pool is busy.
+//   can be read without waiting while the pool is busy. Large writes follow each other (write-queue.ts).
 // - A descriptor is closed only when no call on the thread pool uses it any more: its number may be
 //   somebody else's a moment later.
 // - A flush that failed has lost its writes, whatever a second one says: every further flush of this file fails.
@@ -17,7 +17,7 @@ import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { FileLease } from "../locks/file-lease.ts";
 import { describeStat } from "./file-stat.ts";
 import { aroundStat, type NativeAccess } from "./native-access.ts";
-import { fsyncInPool, readInPool, writeInPool } from "./pool-calls.ts";
+import { fsyncInPool, isPoolBusy, readInPool } from "./pool-calls.ts";
 import type {
   AttributeName,
   ByteRange,
@@ -30,6 +30,7 @@ import type {
 } from "../storage.ts";
 import type { SystemCalls } from "../native/system-calls.ts";
 import { doneUnless, errnoName, explainError, explainLockError } from "../system-error.ts";
+import { takesNoMore, WriteQueue } from "./write-queue.ts";
 import { fillHoles, writeZeros } from "./zero-ranges.ts";
 
 const SYNC_BYTES_MAX = 64 * 1024;
@@ -37,15 +38,11 @@ const SYNC_BYTES_MAX = 64 * 1024;
 const CALL_BYTES_MAX = 1024 * 1024 * 1024;
 const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
 
-const BUSY_POOL_CALLS = 2;
-/** Of all files. */
-let callsInPool = 0;
-
 export class NodeFile implements StorageFile {
   readonly path: string;
   readonly #native: NativeAccess;
   readonly #inPool = new Set<Promise<unknown>>();
-  readonly #blocks = new BlockReserver();
+  readonly #writes: WriteQueue;
   readonly #lease = new FileLease();
   #descriptor: number | undefined;
   #failedFlush: unknown;
@@ -54,6 +51,10 @@ export class NodeFile implements StorageFile {
     this.path = path;
     this.#descriptor = descriptor;
     this.#native = native;
+    const blocks = new BlockReserver();
+    this.#writes = new WriteQueue(path, (open, range) => {
+      blocks.reserve(native.optional(), open, range);
+    });
   }
 
   async stat(): Promise<FileStat> {
@@ -68,15 +69,13 @@ export class NodeFile implements StorageFile {
       length <= SYNC_BYTES_MAX
         ? readSync(this.open(), target, start, length, position)
         : this.#readCached(target, start, length, position) ||
-          this.#pooled(
-            readInPool(this.open(), target, start, length, position).then((done) => done.bytesRead),
-          ),
+          this.#pooled(readInPool(this.open(), target.subarray(start, start + length), position)),
     );
   }
 
   /** While the pool is at work for every core, what is in memory is read here: waiting would take longer. */
   #readCached(target: Uint8Array, start: number, length: number, position: number): number {
-    if (callsInPool < BUSY_POOL_CALLS) return 0;
+    if (!isPoolBusy()) return 0;
     const part = target.subarray(start, start + length);
     return this.#native.optional()?.readCached(this.open(), part, position) ?? 0;
   }
@@ -95,21 +94,13 @@ export class NodeFile implements StorageFile {
 
   async write(source: Uint8Array, offset: number): Promise<void> {
     if (source.length > SYNC_BYTES_MAX) {
-      const range = { start: offset, lengthBytes: source.length };
-      this.#blocks.reserve(this.#native.optional(), this.open(), range);
+      await this.#pooled(this.#writes.write(this.open(), source, offset));
+      return;
     }
     const written = await this.#transfer("write to", source, offset, (start, length, position) =>
-      length <= SYNC_BYTES_MAX
-        ? writeSync(this.open(), source, start, length, position)
-        : this.#pooled(
-            writeInPool(this.open(), source, start, length, position).then((done) => done.bytesWritten),
-          ),
+      writeSync(this.open(), source, start, length, position),
     );
-    if (written === source.length) return;
-    throw new ImgtxError("E_IO", `Could not write to '${this.path}': the file takes no more bytes`, {
-      image: this.path,
-      offset: offset + written,
-    });
+    if (written < source.length) throw takesNoMore(this.path, offset + written);
   }
 
   async truncate(sizeBytes: number): Promise<void> {
@@ -385,11 +376,9 @@ export class NodeFile implements StorageFile {
 
   async #pooled<T>(call: Promise<T>): Promise<T> {
     this.#inPool.add(call);
-    callsInPool += 1;
     try {
       return await call;
     } finally {
-      callsInPool -= 1;
       this.#inPool.delete(call);
     }
   }

@@ -13,6 +13,7 @@ const TWO_TO_32 = 2 ** 32;
 
 /** Counts of 16 bits, each of them 1, as most are: parts of blocks are compared with them at once. */
 export const WORDS_OF_ONE: Uint8Array = Buffer.alloc(2 ** 17, Uint8Array.of(0, 1));
+const ZEROS = new Uint8Array(4096);
 
 const LARGEST: readonly number[] = [1, 3, 15, 255, 65_535, 2 ** 32 - 1, Number.MAX_SAFE_INTEGER];
 
@@ -136,11 +137,17 @@ export function findUsedEntry(block: Uint8Array, first: number, end: number, ref
     const widthBytes = 1 << (refcountOrder - 3);
     const endByte = end * widthBytes;
     let at = first * widthBytes;
+    while (at + ZEROS.length < endByte && isBlank(block, at, at + ZEROS.length)) at += ZEROS.length;
+    if (endByte - at <= ZEROS.length && isBlank(block, at, endByte)) return end;
     while (at < endByte && block[at] === 0) at += 1;
     return Math.min(Math.floor(at / widthBytes), end);
   }
   for (; index < end; index += 1) if (readRefcount(block, index, refcountOrder) !== 0) return index;
   return end;
+}
+
+function isBlank(block: Uint8Array, from: number, to: number): boolean {
+  return Buffer.compare(block.subarray(from, to), ZEROS.subarray(0, to - from)) === 0;
 }
 
 function byteAt(block: Uint8Array, at: number): number {

@@ -28,6 +28,7 @@ import {
   type WriteSegment,
   writeDataEntry,
   writeEntry,
+  writeFirstEntries,
 } from "./plan-write.ts";
 import { isZero } from "../../read/zero-blocks.ts";
 import type { L2Table } from "./l2-tables.ts";
@@ -182,7 +183,9 @@ export class DataWriter {
     const { kind, index, count, place, from, to } = segment;
     const { clusterBytes, tables } = this.#state;
     const segmentStart = table.l1Index * tables.spanBytes + index * clusterBytes;
-    for (let number = 0; number < count; number += 1) {
+    const isWhole = from <= segmentStart && to >= segmentStart + count * clusterBytes;
+    const written = isWhole ? writeFirstEntries(table, index, count, place, this.#layout) : 0;
+    for (let number = written; number < count; number += 1) {
       const clusterStart = segmentStart + number * clusterBytes;
       const old = readEntry(table, index + number, this.#layout);
       const clusterPlace = offsetBy(place, number * clusterBytes);

@@ -95,6 +95,34 @@ export function writeDataEntry(table: L2Table, index: number, place: HostOffset,
   halves[at + 3] = 0xffffffff;
 }
 
+/**
+ * The same for clusters that lie side by side from `place` on, as far as their entries say nothing: without a call for each.
+ * Returns how many those are. Extended ones are left to the caller.
+ */
+export function writeFirstEntries(
+  table: L2Table,
+  index: number,
+  count: number,
+  place: HostOffset,
+  { clusterBytes, hasExtendedL2 }: EntryLayout,
+): number {
+  if (hasExtendedL2) return 0;
+  const { halves } = table;
+  const end = findEndOfBlank(halves, index, index + count);
+  let hi = Math.floor(place / 2 ** 32);
+  let lo = place % 2 ** 32;
+  for (let at = 2 * index; at < 2 * end; at += 2) {
+    halves[at] = (L2_COPIED_HI | hi) >>> 0;
+    halves[at + 1] = lo;
+    lo += clusterBytes;
+    if (lo >= 2 ** 32) {
+      lo -= 2 ** 32;
+      hi += 1;
+    }
+  }
+  return end - index;
+}
+
 /** tableStart: guest offset of the table's first entry. start and end lie in what it maps. */
 export function planSegments(
   table: L2Table,
@@ -173,17 +201,24 @@ function countAlike(
   if (layout.hasExtendedL2 || layout.hasExternalDataFile || first.kind === "keep") return 1;
   const { halves } = table;
   const place = first.hostOffset;
-  const isBlank = halves[2 * index] === 0 && halves[2 * index + 1] === 0;
-  if (place === undefined && !isBlank) return 1;
+  if (place === undefined) return Math.max(1, findEndOfBlank(halves, index, end) - index);
   let count = 1;
   while (index + count < end) {
-    const offset = place === undefined ? 0 : place + count * layout.clusterBytes;
-    const hi = place === undefined ? 0 : (L2_COPIED_HI | Math.floor(offset / 2 ** 32)) >>> 0;
+    const offset = place + count * layout.clusterBytes;
+    const hi = (L2_COPIED_HI | Math.floor(offset / 2 ** 32)) >>> 0;
     const at = 2 * (index + count);
     if (halves[at] !== hi || halves[at + 1] !== offset % 2 ** 32) break;
     count += 1;
   }
   return count;
+}
+
+/** The index of the first plain entry that says something, from index on and before end; end where there is none. */
+function findEndOfBlank(halves: Uint32Array, index: number, end: number): number {
+  let at = 2 * index;
+  const endAt = 2 * end;
+  while (at < endAt && halves[at] === 0 && halves[at + 1] === 0) at += 2;
+  return at / 2;
 }
 
 /** The cluster that the entry's guest data may be written to as it is. */

@@ -73,9 +73,9 @@ export class Refcounts implements CountStore {
   /** Blocks that the table on disk does not have yet. */
   readonly #unhooked = new Set<number>();
   readonly #blocks = new Map<number, Block>();
-  lastBlock = -1;
+  lastBlock: number;
 
-  private constructor(options: RefcountsOptions, table: Float64Array) {
+  private constructor(options: RefcountsOptions, table: Float64Array, lastBlock: number) {
     const { header } = options;
     this.#options = options;
     this.#clusterBytes = header.clusterSizeBytes;
@@ -84,7 +84,7 @@ export class Refcounts implements CountStore {
     this.#table = table;
     this.#tableStart = clusterAt(header.refcountTableOffset, this.#clusterBytes);
     this.#tableClusters = header.refcountTableClusters;
-    for (const [index, offset] of table.entries()) if (offset !== 0) this.lastBlock = index;
+    this.lastBlock = lastBlock;
   }
 
   /** Reads the table, and claims it and all blocks as metadata. E_CORRUPT where they can't be true. */
@@ -95,11 +95,14 @@ export class Refcounts implements CountStore {
     metadata.claim("refcount table", header.refcountTableOffset, lengthBytes);
     const bytes = await readBytes(file, header.refcountTableOffset, lengthBytes);
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, Math.floor(bytes.length / 4));
     const fileEnd = alignUp(fileSizeBytes, clusterSizeBytes);
     const table = new Float64Array(lengthBytes / TABLE_ENTRY_BYTES);
+    let lastBlock = -1;
     for (let at = 0; at + TABLE_ENTRY_BYTES <= bytes.length; at += TABLE_ENTRY_BYTES) {
+      // Most of the table is empty, and gone through without a call for each entry.
+      if (words[at / 4] === 0 && words[at / 4 + 1] === 0) continue;
       const offset = hostOffset(view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4));
-      if (offset === 0) continue;
       if (offset % clusterSizeBytes !== 0 || offset + clusterSizeBytes > fileEnd) {
         throw new ImgtxError(
           "E_CORRUPT",
@@ -108,9 +111,10 @@ export class Refcounts implements CountStore {
         );
       }
       metadata.claim("refcount block", offset, clusterSizeBytes);
-      table[at / TABLE_ENTRY_BYTES] = offset;
+      lastBlock = at / TABLE_ENTRY_BYTES;
+      table[lastBlock] = offset;
     }
-    return new Refcounts(options, table);
+    return new Refcounts(options, table, lastBlock);
   }
 
   get tableEntries(): number {

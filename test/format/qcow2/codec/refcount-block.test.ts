@@ -76,6 +76,22 @@ describe("refcount block", () => {
     );
   });
 
+  test.each(ORDERS.filter((order) => order >= 3))(
+    "of order %i one is found in a block of 64 KiB",
+    (order) => {
+      const entries = (65_536 * 8) >> order;
+      const block = new Uint8Array(65_536);
+      for (const used of [0, 1, entries / 16 - 1, entries / 16, entries / 2 + 3, entries - 1]) {
+        writeRefcount(block, used, order, 1);
+        for (const from of [0, 1, used, used + 1]) {
+          expect(findUsedEntry(block, from, entries, order)).toBe(from <= used ? used : entries);
+        }
+        expect(findUsedEntry(block, 0, used, order)).toBe(used);
+        writeRefcount(block, used, order, 0);
+      }
+    },
+  );
+
   test("counts beyond what a double or 32 bits hold stay large, and never become 0", () => {
     const block = new Uint8Array(8).fill(0xff);
     expect(readRefcount(block, 0, 6)).toBeGreaterThan(2 ** 53);
