@@ -99,7 +99,7 @@ export {
   finishUnfinished,
   openExistingTarget,
 } from "./copy/convert.ts";
-export { beginUnfinished, emptyUnfinished } from "./new/begin-unfinished.ts";
+export { beginningOfRaw, beginUnfinished, emptyUnfinished } from "./new/begin-unfinished.ts";
 export { isUnfinishedBy } from "./open/unfinished.ts";
 export { countBytesToCopy } from "./copy/copy.ts";
 export { flushAlong } from "./copy/flush-along.ts";

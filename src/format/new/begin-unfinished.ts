@@ -2,6 +2,7 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
+import { SECTOR_BYTES } from "../../units/index.ts";
 import { COMPATIBLE_BIT } from "../qcow2/codec/features.ts";
 import { FENCE_ROOM_BYTES, planFence } from "../qcow2/codec/fence.ts";
 import { SegmentWriter } from "../qcow2/layout/segment-writer.ts";
@@ -14,11 +15,23 @@ const PLACEHOLDER = { virtualSizeBytes: 4096, options: { clusterSizeBytes: 4096 
 
 /** Writes the image over what the file has. owner: the transaction that goes on with it. Flushes nothing. */
 export async function beginUnfinished(file: StorageFile, plan: ImagePlan, owner: string): Promise<void> {
-  const begun = plan.format === "raw" ? await planImage({ format: "qcow2", ...PLACEHOLDER }) : plan;
-  if (begun.format !== "qcow2") throw new Error("a qcow2 image was planned");
+  const begun = plan.format === "raw" ? await planPlaceholder() : plan;
   const header = fencedHeader(file.path, begun, owner);
   await writeImage({ file }, begun);
   await file.write(header, 0);
+}
+
+/** What its first sector is until all else of a raw one is there. */
+export async function beginningOfRaw(image: string, owner: string): Promise<Uint8Array> {
+  const sector = new Uint8Array(SECTOR_BYTES);
+  sector.set(fencedHeader(image, await planPlaceholder(), owner).subarray(0, SECTOR_BYTES));
+  return sector;
+}
+
+async function planPlaceholder(): Promise<Qcow2ImagePlan> {
+  const plan = await planImage({ format: "qcow2", ...PLACEHOLDER });
+  if (plan.format !== "qcow2") throw new Error("a qcow2 image was planned");
+  return plan;
 }
 
 /**

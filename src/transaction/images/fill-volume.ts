@@ -3,7 +3,8 @@
 //
 // Invariants
 // - The image was begun by a redo log, with a fence that says whose it is. Without that fence nothing is written to it: it
-//   is whole, which the journal says before the fence goes, or somebody has written over it.
+//   is whole, which the journal says before the fence goes, or somebody has written over it. But where the first sector of a
+//   raw one has a part of the fence, and else what it is to be, the write that takes the fence away is made once more.
 // - Before the mark the volume is only read. The table knows the image as a mirror that is not copied yet until it is whole.
 // - What is copied is what the device holds then: whoever goes on with it holds the images, and begins anew where they may
 //   have been written to. Where that can't be, the mirror stays one that is not copied yet, and nobody waits for it.
@@ -12,6 +13,7 @@ import type { Workspace } from "../../device/index.ts";
 import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   beforeItsName,
+  beginningOfRaw,
   describeChanges,
   describeDoubt,
   emptyUnfinished,
@@ -91,10 +93,14 @@ async function fill(
   const gate = plannedGate(workspace, state, { plan, allowPaths: how.table.allowPaths });
   const place = { path: into, format };
   if (!(await isUnfinishedBy(file, journal.id))) {
-    if (copy.copiedBytes !== ALL_COPIED || !(await isEnded(storage, copy, { file, gate }))) return undefined;
+    const head =
+      copy.copiedBytes === ALL_COPIED &&
+      (await headThatEnds(storage, copy, { file, gate, owner: journal.id }));
+    if (!head) return undefined;
     // Whoever ended it has died since, or failed: what ended it may be in the page cache alone, and be taken for clean.
     // Others may have written to it.
-    await renewHead(file);
+    await file.write(head, 0);
+    await file.flush("filled volume");
     const looks = await lookAtFiles(storage, place, gate);
     return new Map([...looks].map(([path, look]) => [path, beforeItsName(look)]));
   }
@@ -123,26 +129,25 @@ async function fill(
   return await lookAtFiles(storage, place, gate);
 }
 
-/** Whether the first sector of a raw one, which comes last, is what it is to be: a write that failed may have left a part of it. */
-async function isEnded(
+/**
+ * What is to stand in the first sector, which comes last: of a raw one a write that failed may have left a part of it. Undefined
+ * where something else stands there.
+ */
+async function headThatEnds(
   storage: Storage,
-  { from, fromFormat, format }: Copy,
-  { file, gate }: { readonly file: StorageFile; readonly gate: GateOptions },
-): Promise<boolean> {
+  { from, fromFormat, format, into }: Copy,
+  { file, gate, owner }: { readonly file: StorageFile; readonly gate: GateOptions; readonly owner: string },
+): Promise<Uint8Array | undefined> {
+  const [wanted, sector] = [new Uint8Array(SECTOR_BYTES), new Uint8Array(SECTOR_BYTES)];
+  const present = sector.subarray(0, await file.read(sector, 0));
   // Of qcow2 that is a header, which tells by itself.
-  if (format !== "raw") return true;
+  if (format !== "raw") return present;
   return await whileOpen(await openImage(storage, from, { format: fromFormat, gate }), async (source) => {
-    const [wanted, present] = [new Uint8Array(SECTOR_BYTES), new Uint8Array(SECTOR_BYTES)];
     await source.read(wanted, guestOffset(0));
-    await file.read(present, 0);
-    return Buffer.compare(wanted, present) === 0;
+    const begun = await beginningOfRaw(into, owner);
+    const isOurs = present.every((byte, at) => byte === wanted[at] || byte === begun[at]);
+    return isOurs ? wanted.subarray(0, present.length) : undefined;
   });
-}
-
-async function renewHead(file: StorageFile): Promise<void> {
-  const head = new Uint8Array(SECTOR_BYTES);
-  await file.write(head.subarray(0, await file.read(head, 0)), 0);
-  await file.flush("filled volume");
 }
 
 /** How much of it is there for certain: nothing where the source may have been written to. Undefined: it is another one. */
