@@ -64,6 +64,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "@koromix/koffi-linux-x64": ["storage"],
   "@koromix/koffi-linux-arm64": ["storage"],
   chalk: ["cli"],
+  commander: ["cli"],
   "string-width": ["cli"],
   ora: ["cli"],
   "node:fs": ["storage"],

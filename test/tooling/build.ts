@@ -20,7 +20,7 @@ import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSyn
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, type Plugin } from "esbuild";
-import { commonOptions } from "./bundling.ts";
+import { commonOptions, withoutSubprograms } from "./bundling.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const { version } = readPackage(root);
@@ -87,7 +87,7 @@ async function bundle(
     format: "cjs",
     // Code that runs from a vm.Script has no import(): it becomes require().
     supported: { "dynamic-import": false },
-    plugins: [...plugins],
+    plugins: [withoutSubprograms, ...plugins],
     metafile: true,
   });
   for (const { inputs } of Object.values(metafile.outputs)) {

@@ -1,6 +1,17 @@
 // What both builds of the command line have in common: how esbuild is told of its code.
 
-import type { BuildOptions } from "esbuild";
+import type { BuildOptions, Plugin } from "esbuild";
+
+/** commander can run subcommands that are programs of their own. Ours are none, and Node's module for that is slow to load. */
+export const withoutSubprograms: Plugin = {
+  name: "without-subprograms",
+  setup(build) {
+    build.onResolve({ filter: /^node:child_process$/ }, ({ importer }) =>
+      importer.includes("/node_modules/commander/") ? { path: "none", namespace: "empty" } : undefined,
+    );
+    build.onLoad({ filter: /.*/, namespace: "empty" }, () => ({ contents: "export {};" }));
+  },
+};
 
 /** koffi stays outside: it finds its native part beside itself. */
 export function commonOptions(version: string, commit: string): BuildOptions {

@@ -14,7 +14,7 @@ import { readdirSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, type Plugin, transform } from "esbuild";
-import { commonOptions } from "./bundling.ts";
+import { commonOptions, withoutSubprograms } from "./bundling.ts";
 
 /** Those of esbuild's own helpers that the modules call. */
 const HELPERS = `"use strict";
@@ -41,7 +41,7 @@ export async function bundleLazily(
     write: false,
     splitting: true,
     format: "esm",
-    plugins: [withOwnCrypto, withoutEffects],
+    plugins: [withoutSubprograms, withOwnCrypto, withoutEffects],
   });
   const builtins = new Set<string>();
   const modules = new Map(

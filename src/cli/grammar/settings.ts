@@ -7,6 +7,9 @@ import { ALLOW_PATH, inheritedAllowPaths, readAllowPaths } from "./allow-path.ts
 import type { ParsedValue } from "./input.ts";
 import { absolutePath } from "./path.ts";
 
+/** What `--wait` without a value is turned into, so that it never takes the word after it for one. */
+export const WAIT_FOR_GOOD = "forever";
+
 export interface Settings {
   readonly json: boolean;
   /** Absolute; undefined: searched upwards from the current folder. */
@@ -66,7 +69,7 @@ export function readSettings(
     verbose: values.get("--verbose") === true,
     dryRun: values.get("--dry-run") === true,
     refusesColor: values.get("--no-color") === true,
-    waitMs: values.get("--wait") === true ? Number.POSITIVE_INFINITY : readWait(text("--wait")),
+    waitMs: readWait(text("--wait")),
     markEveryMs: readMarkEvery(notEmpty(env["IMGTX_MARK_EVERY"])),
     safeWorkspaces: inheritedSafeWorkspaces(context),
     transaction: givenTransaction ?? notEmpty(env["IMGTX_TXN"]),
@@ -108,6 +111,7 @@ function readMarkEvery(text: string | undefined): number | undefined {
 
 function readWait(text: string | undefined): number {
   if (text === undefined) return 0;
+  if (text === WAIT_FOR_GOOD) return Number.POSITIVE_INFINITY;
   if (!/^\d{1,9}(\.\d+)?$/.test(text)) {
     throw new ImgtxError("E_USAGE", `--wait: '${text}' is not a number of seconds`, {
       hint: "say --wait=10, or --wait alone to wait for good",
