@@ -126,6 +126,12 @@ export function listByQemu(image: string): unknown {
   return info["format-specific"].data.bitmaps ?? [];
 }
 
+/** What both say in their directories, but for where the tables lie. */
+export async function listOwn(image: string): Promise<unknown> {
+  const directory = await withLink(image, readBitmapDirectory);
+  return directory.map(({ bitmapTableOffset: _, ...entry }) => entry);
+}
+
 interface Faults {
   readonly errors: number;
   readonly leaks: number;

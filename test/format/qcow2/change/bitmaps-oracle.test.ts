@@ -1,6 +1,7 @@
 // QEMU judges what the plans for bitmaps leave: the same bitmaps as qemu-img makes, `qemu-img check` clean, the
 // guest's data untouched, and marks where it writes afterwards.
 
+import { createHash } from "node:crypto";
 import { copyFileSync, readFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import type { ByteRange } from "../../../../src/storage/index.ts";
@@ -15,6 +16,7 @@ import {
   countFaults,
   judge,
   listByQemu,
+  listOwn,
   makeWitnessed,
   marksOf,
   readWitnessed,
@@ -28,12 +30,12 @@ import { makeFolder } from "../../../helpers/temporary-folder.ts";
 const qemu = oracle("qemu-img", "qemu-io");
 const SOUND = { errors: 0, leaks: 0 };
 
-/** The change by imgtx on one copy and by qemu-img on the other. */
+/** The change by imgtx on one copy and by qemu-img on the other. What QEMU lists of both is compared at a test's end. */
 async function changeBoth(image: string, twin: string, what: Change): Promise<void> {
   await change(image, what);
   changeByQemu(twin, what);
   expect(await judge(image), `${what.kind} ${what.name}`).toEqual(SOUND);
-  expect(listByQemu(image), `${what.kind} ${what.name}`).toEqual(listByQemu(twin));
+  expect(await listOwn(image), `${what.kind} ${what.name}`).toEqual(await listOwn(twin));
 }
 
 function write(image: string, ranges: readonly ByteRange[]): void {
@@ -44,7 +46,9 @@ function write(image: string, ranges: readonly ByteRange[]): void {
 
 function hashGuest(image: string): string {
   run(image, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, `${image}.guest`);
-  return run(image, "sha256sum", `${image}.guest`).slice(0, 64);
+  return createHash("sha256")
+    .update(readFileSync(`${image}.guest`))
+    .digest("hex");
 }
 
 /** Like another one in all that a bitmap meets: its refcounts are among the layouts below, or it has another name alone. */
@@ -79,6 +83,7 @@ describe("a bitmap that is added, cleared and removed leaves what qemu-img leave
     await changeBoth(image, twin, { kind: "clear", name: "one" });
     expect(await collectDirty(image, "one")).toEqual([]);
     expect(await collectDirty(image, "zwei ä")).toHaveLength(1);
+    expect(listByQemu(image)).toEqual(listByQemu(twin));
     await changeBoth(image, twin, { kind: "remove", name: "one" });
     await changeBoth(image, twin, { kind: "remove", name: "zwei ä" });
     if (fixture.guest !== null) expect(hashGuest(image)).toBe(hashGuest(twin));
@@ -168,6 +173,7 @@ async function changeRandomly(layout: Layout, seed: number, steps: number): Prom
       expect(await collectDirty(image, each), `step ${step}, ${each}`).toEqual(expected);
     }
   }
+  expect(listByQemu(image)).toEqual(listByQemu(twin));
   run(image, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", image, twin);
 }
 
@@ -214,6 +220,7 @@ describe("bitmaps that are merged", () => {
           expect(await marksOf(image, target), `${from} into ${target}`).toEqual(await marksOf(twin, target));
         }
       }
+      expect(listByQemu(image)).toEqual(listByQemu(twin));
       await changeBoth(image, twin, { kind: "enable", name: "g512" });
       for (const one of [image, twin]) write(one, [{ start: 512, lengthBytes: 512 }]);
       expect(await marksOf(image, "g512")).toEqual(await marksOf(twin, "g512"));
@@ -282,7 +289,9 @@ describe("bitmaps that count for nothing", () => {
     write(image, [{ start: 0, lengthBytes: 512 }]);
     expect(await collectDirty(image, "new")).toEqual([{ start: 0, lengthBytes: 65_536 }]);
     expect(await collectDirty(image, "nightly")).toBe("in use");
+    expect(listByQemu(image)).toEqual(listByQemu(twin));
     await changeBoth(image, twin, { kind: "remove", name: "nightly" });
+    expect(listByQemu(image)).toEqual(listByQemu(twin));
   });
 });
 
@@ -304,6 +313,7 @@ describe("refcount structures grow with the bitmaps", () => {
       expect(names.length).toBeLessThan(60);
     }
     expect(names.length).toBeGreaterThan(3);
+    expect(listByQemu(image)).toEqual(listByQemu(twin));
     const after = await readTablePlace(image);
     expect(after.clusters).toBeGreaterThan(before.clusters);
     expect(after.offset).not.toBe(before.offset);
