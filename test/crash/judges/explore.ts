@@ -225,7 +225,8 @@ class Explorer {
       cut,
       machine: this.#machine(cut, cut.durable, cut.log.slice(0, point), cached),
       kind: "process",
-      key: undefined,
+      // Where its recovery is cut off, it matters what was pending.
+      key: mayNest ? undefined : `process ${cut.level} ${cut.boot} ${cached.key(true)}`,
       wanted: point === cut.to ? cut.atEnd : ahead.process,
       wantedOfPower: point === cut.to ? cut.atEnd : ahead.power,
       trail: [...cut.trail, where, "the process dies; the page cache lives on"],

@@ -1,6 +1,7 @@
-// The rest of a scenario is spared where an earlier disk was like this one: no disk may count as like another that may end
-// in another way.
+// What a disk shows and the rest of a scenario are spared where an earlier disk was like this one: no disk may count as like
+// another that may end in another way.
 
+import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
 import { Content } from "../simulated/content.ts";
 import { makeInode, Tree } from "../simulated/disk-tree.ts";
@@ -19,14 +20,18 @@ interface Disk {
   readonly committed?: string;
   readonly bytes?: string;
   readonly mode?: number;
+  /** What the table's seal is of. Default: what it holds. */
+  readonly sealed?: string;
 }
 
 /** A table, and an image that was written to an hour after the start. */
-function likenessOfDisk(disk: Disk): string {
+function likenessOfDisk(disk: Disk, keepsInodes = false): string {
   const { at = START_NS + HOUR_NS, id = "zzzzzzzzz1", inode = 20, bytes = "image", mode = 0o644 } = disk;
   const { seenAt = at, seenInode = inode, committed = "2026-01-01T00:30:00.000Z" } = disk;
   const looks = { inode: String(seenInode), modifiedNs: String(seenAt), committed, transaction: id };
-  const table = `{"sha256":"${String(at).padStart(64, "0")}","table":${JSON.stringify(looks)}}`;
+  const { sealed = JSON.stringify(looks) } = disk;
+  const seal = createHash("sha256").update(sealed).digest("hex");
+  const table = `{"sha256":"${seal}","table":${JSON.stringify(looks)}}\n`;
   const tree = new Tree();
   const put = (folder: number, name: string, number: number, text?: string): void => {
     const made = makeInode(number, text === undefined ? "folder" : "file", mode, at);
@@ -37,7 +42,7 @@ function likenessOfDisk(disk: Disk): string {
   put(10, "table.json", 11, table);
   put(2, "a.qcow2", inode, bytes);
   put(2, `.imgtx-${id}-0`, 30, "staged");
-  return likenessOf(tree);
+  return likenessOf(tree, keepsInodes);
 }
 
 test("disks are alike that differ in ids, times and inodes alone", () => {
@@ -56,6 +61,13 @@ test.each<[string, Disk]>([
   ["the commit came after the write", { committed: "2026-01-01T02:00:00.000Z" }],
   ["the bytes are others", { bytes: "other" }],
   ["the mode is another", { mode: 0o600 }],
+  ["the seal of the table does not fit", { sealed: "another table" }],
 ])("disks are not alike where %s", (_, disk) => {
   expect(likenessOfDisk(disk)).not.toBe(likenessOfDisk({}));
+});
+
+test("where inodes count, disks are alike that differ in ids and times alone", () => {
+  const other = likenessOfDisk({ inode: 25 }, true);
+  expect(other).not.toBe(likenessOfDisk({}, true));
+  expect(likenessOfDisk({ id: "zzzzzzabcd" }, true)).toBe(likenessOfDisk({}, true));
 });

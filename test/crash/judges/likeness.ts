@@ -1,10 +1,9 @@
 // Which trees lead to the same end: those that differ in nothing but ids, times and inodes, where equal ones are equal in
 // both, and later ones later. Every crash of a step recovers at another moment, and leaves all of these others.
 //
-// Invariant: only for disks that recovery left and that were observed since. A file whose seal does not fit its content was
-// met by that: seals are left out.
+// Invariant: only for disks that recovery left. A seal is left out where it fits its content, and nowhere else.
 
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { posix } from "node:path";
 import type { Tree } from "../simulated/disk-tree.ts";
 
@@ -12,14 +11,15 @@ const OWN_FOLDER = "/.imgtx/";
 /** Of the program's own files, each of which is text; a larger one is told by its bytes. */
 const LONGEST_TEXT = 256 * 1024;
 
-const SEAL = /"sha256":"[0-9a-f]{64}"(?=,"(?:table|generation|snapshot)":)/g;
+/** As `sealJson` writes it: the seal, what it is of, and that. */
+const SEALED = /^\{"sha256":"([0-9a-f]{64})",("(?:table|generation|snapshot)":)(.*)\}\n$/s;
 const ID = /\bz{3,}[a-z0-9]+/g;
 const INODE = /(?<="inode":"|^inode )\d+/gm;
 /** In nanoseconds, or in milliseconds and words. */
 const TIME = /\b\d{19}\b|\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g;
 
-/** Equal for such trees. */
-export function likenessOf(tree: Tree): string {
+/** Equal for such trees; keepsInodes: and for none with another inode. */
+export function likenessOf(tree: Tree, keepsInodes = false): string {
   const lines: string[] = [];
   for (const { path, inode } of tree.entries()) {
     const { number, kind, mode, target, modifiedNs, content } = inode;
@@ -28,14 +28,18 @@ export function likenessOf(tree: Tree): string {
     const isText = path.includes(OWN_FOLDER) && posix.extname(path) === ".json";
     const isShown = isText && content.sizeBytes <= LONGEST_TEXT;
     const bytes = isShown ? content.slice(0, content.sizeBytes) : undefined;
-    lines.push(bytes ? Buffer.from(bytes).toString("latin1") : content.digest());
+    lines.push(bytes ? withoutSeal(Buffer.from(bytes)) : content.digest());
     if (kind === "file") lines.push(String(modifiedNs).padStart(19, "0"));
   }
-  const text = ranked(lines.join("\n").replaceAll(SEAL, "seal"), TIME, (one, other) =>
-    momentOf(one) < momentOf(other) ? -1 : 1,
-  );
-  const likeness = ranked(ranked(text, ID), INODE);
-  return createHash("sha1").update(likeness, "latin1").digest("base64");
+  const text = ranked(lines.join("\n"), TIME, (one, other) => (momentOf(one) < momentOf(other) ? -1 : 1));
+  const named = ranked(text, ID);
+  return hash("sha1", keepsInodes ? named : ranked(named, INODE), "base64");
+}
+
+function withoutSeal(bytes: Buffer): string {
+  const text = bytes.toString("latin1");
+  const [, seal, label, content = ""] = SEALED.exec(text) ?? [];
+  return hash("sha256", Buffer.from(content, "latin1")) === seal ? `${label}${content}` : text;
 }
 
 /** Each match as its place among all that there are: in their order, or as they come. */

@@ -34,7 +34,7 @@ export class RecoveryCheck {
   readonly #subject: Subject;
   readonly #report: Report;
   readonly #recovered = new Map<string, Recovered>();
-  /** Observations of disks that recovery left and that stay as they are when it runs again. */
+  /** Observations of disks that recovery left and that stay as they are when it runs again, once for all that are alike. */
   readonly #settled = new Map<string, string>();
   readonly #gone = new Set<string>();
   /** Where the scenario leads from each step on, if the host is started anew before it. */
@@ -88,7 +88,7 @@ export class RecoveryCheck {
         this.violate("recovery fails", trail, `exit status ${exit}\n${text}`);
         return failed;
       }
-      const key = running.tree.key(true);
+      const key = likenessOf(running.tree, true);
       let observed = this.#settled.get(key);
       if (observed === undefined) {
         if (!(await this.#isSettled(running, trail))) return failed;

@@ -7,7 +7,7 @@
 //   file are always zero, so that growing the file again shows zeros and not what was cut off.
 // - Two contents of equal bytes have equal digests, whether they have holes or zeros there.
 
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { isFilledWith } from "../../helpers/filled.ts";
 
 /** As ext4 with its default block size; holes start and end on it. */
@@ -113,13 +113,13 @@ export class Content {
 
   digest(): string {
     if (this.#digest !== undefined) return this.#digest;
-    const hash = createHash("sha1").update(`${this.#sizeBytes}`);
+    let chunks = `${this.#sizeBytes}`;
     for (const index of [...this.#chunks.keys()].sort((one, other) => one - other)) {
       const chunk = this.#chunks.get(index);
       const digest = chunk === undefined ? NO_DATA : digestOfChunk(chunk);
-      if (digest !== NO_DATA) hash.update(`;${index}:${digest}`);
+      if (digest !== NO_DATA) chunks += `;${index}:${digest}`;
     }
-    this.#digest = hash.digest("base64");
+    this.#digest = hash("sha1", chunks, "base64");
     return this.#digest;
   }
 
@@ -153,8 +153,6 @@ function nextChunk(offset: number): number {
 }
 
 function digestOfChunk(chunk: Chunk): string {
-  chunk.digest ??= isFilledWith(0, chunk.bytes)
-    ? NO_DATA
-    : createHash("sha1").update(chunk.bytes).digest("base64");
+  chunk.digest ??= isFilledWith(0, chunk.bytes) ? NO_DATA : hash("sha1", chunk.bytes, "base64");
   return chunk.digest;
 }

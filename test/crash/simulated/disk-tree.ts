@@ -7,7 +7,7 @@
 // - Where names lead is kept as long as no name changes, for all copies with the same names: a rig asks for the same
 //   paths thousands of times.
 
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { Content } from "./content.ts";
 
 const ROOT = 2;
@@ -100,6 +100,10 @@ export function makeInode(
 /** Later than before, also where a time of modification in the past is set. */
 function changedAt({ changedNs }: Inode, atNs: bigint): bigint {
   return atNs > changedNs ? atNs : changedNs + 1n;
+}
+
+function assertShort(name: string): void {
+  if (Buffer.byteLength(name) > MAX_NAME_BYTES) throw new Error(`simulated disk: no file is called ${name}`);
 }
 
 export class Tree {
@@ -201,10 +205,26 @@ export class Tree {
   find(path: string, follow: boolean): Place | LookupProblem {
     const known = follow ? this.#names.followed : this.#names.places;
     let place = known.get(path);
-    if (place === undefined) known.set(path, (place = this.#walk(path, follow, MAX_LINKS)));
+    if (place === undefined) known.set(path, (place = this.#findIn(path, follow)));
     if (typeof place === "string") return place;
     const { folder, name, path: leads, number } = place;
     return { folder, name, path: leads, inode: number === undefined ? undefined : this.get(number) };
+  }
+
+  /** By way of its folder, which is known from the files beside it. */
+  #findIn(path: string, follow: boolean): KnownPlace | LookupProblem {
+    const cut = path.lastIndexOf("/");
+    const name = path.slice(cut + 1);
+    if (cut <= 0 || ["", ".", ".."].includes(name)) return this.#walk(path, follow, MAX_LINKS);
+    const above = this.find(path.slice(0, cut), true);
+    if (typeof above === "string") return above;
+    const { inode } = above;
+    if (inode?.kind !== "folder") return inode ? "not a folder" : "missing";
+    const number = inode.names.get(name);
+    const isLink = number !== undefined && this.get(number).kind === "symlink";
+    if (isLink && follow) return this.#walk(path, follow, MAX_LINKS);
+    assertShort(name);
+    return { folder: inode.number, name, path: `${above.path === "/" ? "" : above.path}/${name}`, number };
   }
 
   #walk(path: string, follow: boolean, linksLeft: number): KnownPlace | LookupProblem {
@@ -219,8 +239,7 @@ export class Tree {
         if (trail.length > 1) trail.pop();
         continue;
       }
-      if (Buffer.byteLength(name) > MAX_NAME_BYTES)
-        throw new Error(`simulated disk: no file is called ${name}`);
+      assertShort(name);
       const isLast = index === parts.length - 1;
       const number = here.inode.names.get(name);
       if (number === undefined) {
@@ -271,7 +290,7 @@ export class Tree {
       const bytes = kind === "file" || kind === "device" ? content.digest() : "";
       return `${path}\n${number} ${kind} ${mode} ${target}\n${bytes}${kind === "file" && times ? modifiedNs : ""}`;
     });
-    return createHash("sha1").update(lines.join("")).digest("base64");
+    return hash("sha1", lines.join(""), "base64");
   }
 
   /** A tree of the named inodes only: what a file system keeps over a reboot. */
