@@ -136,6 +136,14 @@ export function isDeviceIdentity({ fileSystemId = "" }: Pick<FileIdentity, "file
   return kindOfFileSystem(fileSystemId).name === DEVICES;
 }
 
+/**
+ * Whether it lies in an overlay of file systems, as containers have: the first change of a file there, be it of an attribute,
+ * copies all of it out of the lower one.
+ */
+export function isInOverlay({ fileSystemId = "" }: Pick<FileIdentity, "fileSystemId">): boolean {
+  return kindOfFileSystem(fileSystemId).name === "overlay";
+}
+
 /** Whether a write can leave no trace in the times of the file: its file system keeps another machine's, or whole seconds. */
 export function hasCoarseTimes({ fileSystemId, bornNs }: Pick<FileStat, "fileSystemId" | "bornNs">): boolean {
   const { name, keepsTimes } = kindOfFileSystem(fileSystemId);

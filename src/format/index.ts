@@ -137,6 +137,7 @@ export {
   digestHead,
   fingerprintAt,
   isDeviceIdentity,
+  isInOverlay,
   hasCoarseTimes,
   identityOf,
   isSameFile,

@@ -64,8 +64,8 @@ export interface FileStat {
   readonly bornNs: string;
 }
 
-/** POSIX ACL (acl(5), in the kernel's own form), and the label of SELinux. */
-export type AttributeName = "system.posix_acl_access" | "security.selinux";
+/** POSIX ACL (acl(5), in the kernel's own form), the label of SELinux, and which workspaces may know of a file. */
+export type AttributeName = "system.posix_acl_access" | "security.selinux" | "user.imgtx.workspaces";
 
 /** Who may do what with a file. */
 export type FileAccess = Pick<FileStat, "mode" | "ownerId" | "groupId">;
@@ -350,6 +350,8 @@ export interface Storage {
   statLink(path: string): Promise<FileStat | undefined>;
   /** An extended attribute of a file or folder; links are followed. Undefined where there is none. */
   readAttribute(path: string, name: AttributeName): Promise<Uint8Array | undefined>;
+  /** Sets one. False, and nothing changed, where that is not allowed, or there are none here. */
+  setAttribute(path: string, name: AttributeName, value: Uint8Array): Promise<boolean>;
   /** What the file system of an existing path remembers of its files. */
   describeFileSystem(path: string): Promise<FileSystemTraits>;
   /** The path with every symbolic link resolved. */

@@ -17,14 +17,13 @@ import { hasNoSavepoint, type Purpose, TO_ABORT, TO_COMMIT, toUseSavepoint } fro
 import { commitJournal, rehearseCommit } from "./commit/commit.ts";
 import { describeOutcome, describeTransaction } from "./describe/describe.ts";
 import { commitImplicit, planOnly, runStatements } from "./engine/engine.ts";
-import { createJournal } from "./engine/new-journal.ts";
 import { changesOf, isParked, type Journal, liveStatements, readJournals } from "./journal/index.ts";
 import { settleBesideDevices } from "./recover/beside.ts";
 import { recover, type RecoveryCaller, reportLeftovers } from "./recover/recovery.ts";
 import { assertAlone, findApplied, onceOf } from "./once.ts";
 import { noteLostHooks } from "./hooks.ts";
 import { withRoom } from "./engine/provision.ts";
-import { pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
+import { createJournal, pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
 import { renewMirrors } from "./engine/renew.ts";
 import type { ActionRequest, KeptFile, LockWait, RunOptions, Session } from "./requests/request.ts";
 import type { Outcome, TransactionDescription } from "./describe/results.ts";

@@ -131,6 +131,7 @@ function makeStorage(disk: MemoryDisk, watch: Watch): Storage {
     statLink: async (path) => statOf(disk.find(path)),
     reserveSpace: async () => ({ release: async () => undefined }),
     readAttribute: async () => undefined,
+    setAttribute: async () => false,
     describeFileSystem: async () => ({ keepsInodes: false, keepsModes: true, sharesLocks: true }),
     realPath: async (path) => {
       disk.require(path);

@@ -3,17 +3,20 @@
 //
 // Records of snapshots are read only for a file that no device's chain has: the chains say themselves who has sealed what.
 // In a record no file is looked for but those of its name or its inode number, so that the reading is all that it takes.
+// Workspaces are found by the folders above a file, and by what the file, or its folder, says (signposts.ts); one that has
+// moved elsewhere by what it left. What lies no more where it was kept is known by its inode and its birth.
 
 import { posix } from "node:path";
 import { settleAll, unlessItFails } from "../../errors/index.ts";
-import { identityOf } from "../../format/index.ts";
+import { identityOf, isSameFile } from "../../format/index.ts";
 import type { FileStat, Storage } from "../../storage/index.ts";
 import { filesOfDevice, filesOfEntry, type SeenFile } from "../table/device-entry.ts";
 import { type DeviceTable, findDevice, type StoredTable } from "../table/device-table.ts";
 import { withEarlierSnapshots } from "./earlier-snapshots.ts";
 import type { SnapshotRef } from "../table/snapshot-record.ts";
 import { readSnapshot } from "./snapshots.ts";
-import { pathsOf, readTableFile, type Workspace } from "../workspace/workspace.ts";
+import { isFolderName, readSignpost } from "../workspace/signposts.ts";
+import { pathsOf, readMovedAway, readTableFile, type Workspace } from "../workspace/workspace.ts";
 
 export interface DeviceOnFile {
   readonly device: string;
@@ -29,8 +32,8 @@ export interface DeviceOnFile {
 
 /**
  * The first device with the file in its chain, in its mirror's, or in what a snapshot keeps of it, of all workspaces in
- * the folders and above them, which are absolute; one that may write to it, where no other is. Nothing is done in these
- * workspaces, so whose they are does not matter. own: one that is passed over, by whatever name.
+ * the folders and above them, which are absolute, and of those that the file says; one that may write to it, where no other
+ * is. Nothing is done in these workspaces, so whose they are does not matter. own: one that is passed over, by whatever name.
  */
 export async function findDeviceOnFile(
   storage: Storage,
@@ -41,10 +44,11 @@ export async function findDeviceOnFile(
 ): Promise<DeviceOnFile | undefined> {
   const wanted: Wanted = { file, names: new Set(paths.map((path) => posix.basename(path))) };
   let active: DeviceOnFile | undefined;
-  for (const root of new Set(folders.flatMap(withFoldersAbove))) {
+  const roots = await findRoots(storage, folders, paths);
+  for (const root of roots.all) {
     const workspace = { storage, root };
     if (own && (await isSameWorkspace(own, workspace))) continue;
-    const stored = await readAny(workspace);
+    const stored = await readAny(workspace, roots);
     if (!stored) continue;
     const found =
       (await findUser(workspace, stored.table, file)) ?? (await findKeeper(workspace, stored, wanted));
@@ -67,7 +71,7 @@ export async function findUserElsewhere(
   return await findDeviceOnFile(storage, folders, [image, real], stat, workspace);
 }
 
-/** Whether any other workspace is in the folders of the images, or above them. */
+/** Whether any other workspace is in the folders of the images, above them, or said by them. */
 export async function isAnyElsewhere(workspace: Workspace, images: readonly string[]): Promise<boolean> {
   const { storage } = workspace;
   const named = [...new Set(images.map((image) => posix.dirname(image)))];
@@ -75,17 +79,40 @@ export async function isAnyElsewhere(workspace: Workspace, images: readonly stri
     named.map(async (folder) => await unlessItFails(() => storage.realPath(folder))),
   );
   const folders = [...named, ...real.filter((folder) => folder !== undefined)];
-  for (const root of new Set(folders.flatMap(withFoldersAbove))) {
+  const roots = await findRoots(storage, folders, images);
+  for (const root of roots.all) {
     const other = { storage, root };
-    if (root === workspace.root || !(await storage.statLink(pathsOf(other).own))) continue;
-    if (!(await isSameWorkspace(workspace, other)) && (await readAny(other))) return true;
+    if (root === workspace.root || !(await unlessItFails(() => storage.statLink(pathsOf(other).own))))
+      continue;
+    if (!(await isSameWorkspace(workspace, other)) && (await readAny(other, roots))) return true;
   }
   return false;
 }
 
+/** Where workspaces may be. */
+interface Roots {
+  readonly all: Set<string>;
+  /** How many there may be, with those that others have moved to. */
+  readonly most: number;
+}
+
+const MOST_MOVES = 16;
+
+/** Those of the folders and above them, and those that the files say, or the folders that these are in. */
+async function findRoots(
+  storage: Storage,
+  folders: readonly string[],
+  files: readonly string[],
+): Promise<Roots> {
+  const all = new Set(folders.flatMap(withFoldersAbove));
+  for (const place of new Set(files.flatMap((path) => [path, posix.dirname(path)])))
+    for (const root of await readSignpost(storage, place)) all.add(root);
+  return { all, most: all.size + MOST_MOVES };
+}
+
 async function isSameWorkspace(own: Workspace, other: Workspace): Promise<boolean> {
   if (own.root === other.root) return true;
-  const there = await other.storage.stat(pathsOf(other).own);
+  const there = await unlessItFails(() => other.storage.stat(pathsOf(other).own));
   return there !== undefined && isSame(await own.storage.stat(pathsOf(own).own), there);
 }
 
@@ -101,9 +128,11 @@ async function findUser(
   file: FileStat,
 ): Promise<DeviceOnFile | undefined> {
   for (const entry of devices) {
-    for (const { image: path } of filesOfDevice(entry)) {
-      if (!isSame(await storage.stat(path), file)) continue;
+    for (const seen of filesOfDevice(entry)) {
+      const path = seen.image;
       const depth = entry.chain.findIndex((one) => filesOfEntry(one).some(({ image }) => image === path));
+      // An active layer by another name is what it was for no command here: that one can't find its device.
+      if (!(await isIt(storage, seen, file, depth > 0))) continue;
       const sealer = entry.chain.slice(0, depth + 1).findLast(({ sealedBy }) => sealedBy !== undefined);
       const keptBy = sealer && snapshots.find(({ number }) => number === sealer.sealedBy);
       return { device: entry.name, root, isActive: path === entry.image, keptBy, isPresent: true };
@@ -147,11 +176,24 @@ async function findKept(
   const mayBe = ({ image, fingerprint }: SeenFile): boolean =>
     fingerprint.inode === file.inode || names.has(posix.basename(image));
   for (const { device, chain } of snapshot?.devices ?? []) {
-    for (const { image } of chain.flatMap(filesOfEntry).filter(mayBe)) {
-      if (isSame(await workspace.storage.stat(image), file)) return device;
+    for (const seen of chain.flatMap(filesOfEntry).filter(mayBe)) {
+      if (await isIt(workspace.storage, seen, file, true)) return device;
     }
   }
   return undefined;
+}
+
+/** mayHaveMoved: whether it may lie elsewhere by now, with nothing in its place. */
+async function isIt(
+  storage: Storage,
+  { image, fingerprint }: SeenFile,
+  file: FileStat,
+  mayHaveMoved: boolean,
+): Promise<boolean> {
+  const there = await unlessItFails(() => storage.stat(image));
+  if (there) return isSame(there, file);
+  // Numbers of inodes come back; with the same birth none does.
+  return mayHaveMoved && file.bornNs !== "0" && fingerprint.bornNs !== "0" && isSameFile(fingerprint, file);
 }
 
 function isSame(there: FileStat | undefined, file: FileStat): boolean {
@@ -166,11 +208,16 @@ function withFoldersAbove(folder: string): string[] {
   }
 }
 
-/** What can't be read protects nothing here: the commands of its workspace say what is wrong with it. */
-async function readAny(workspace: Workspace): Promise<StoredTable | undefined> {
+/**
+ * What can't be read protects nothing here: the commands of its workspace say what is wrong with it. One that has moved
+ * elsewhere is added to the roots.
+ */
+async function readAny(workspace: Workspace, { all, most }: Roots): Promise<StoredTable | undefined> {
   const path = pathsOf(workspace).table;
-  return await unlessItFails(async () => {
-    if ((await workspace.storage.statLink(path))?.kind !== "file") return undefined;
-    return await readTableFile(workspace, path);
-  });
+  const isFile = async () => (await workspace.storage.statLink(path))?.kind === "file";
+  if ((await unlessItFails(isFile)) !== true) return undefined;
+  const stored = await unlessItFails(() => readTableFile(workspace, path));
+  const moved = stored || all.size >= most ? undefined : await readMovedAway(workspace);
+  if (moved && isFolderName(moved.to)) all.add(moved.to);
+  return stored;
 }

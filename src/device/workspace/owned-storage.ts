@@ -26,6 +26,10 @@ export function ownedStorage(storage: Storage, root: string, owner: Owner): Stor
       await rules.assertOpens(path, access);
       return await storage.openFile(path, access, { ...options, ...(await hands.opener()) });
     },
+    async setAttribute(path, name, value) {
+      await rules.assertOpens(path, "write");
+      return await hands.use(async () => await storage.setAttribute(path, name, value));
+    },
     async reserveSpace(folder, lengthBytes) {
       await rules.assertPlace(`${folder}/x`);
       return await hands.use(async () => await storage.reserveSpace(folder, lengthBytes));

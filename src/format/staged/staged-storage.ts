@@ -172,6 +172,10 @@ export class StagedStorage implements Storage {
     return await this.#below.readAttribute(...request);
   }
 
+  async setAttribute(...request: Parameters<Storage["setAttribute"]>): Promise<boolean> {
+    return await this.#below.setAttribute(...request);
+  }
+
   async describeFileSystem(path: string): Promise<FileSystemTraits> {
     return await this.#below.describeFileSystem(path);
   }

@@ -29,6 +29,7 @@ import {
   unlinkSync,
 } from "node:fs";
 import { ImgtxError } from "../../errors/index.ts";
+import { CANT } from "./cant.ts";
 import { DeviceFile } from "./device-file.ts";
 import { assertDeviceIsFree } from "../kernel/device-use.ts";
 import { describeStat, nameOfKind } from "./file-stat.ts";
@@ -42,6 +43,7 @@ import { makeNodeHost } from "../process/node-host.ts";
 import type { PlaceToAsk } from "../native/place-calls.ts";
 import { fsyncInPool } from "./pool-calls.ts";
 import type {
+  AttributeName,
   FileStat,
   FolderKinds,
   OpenOptions,
@@ -53,7 +55,7 @@ import type {
 import { loadSystemCalls, type SystemCalls } from "../native/system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { reserveSpace } from "./space-reservation.ts";
-import { errnoName, explainError, explainSymlinkError } from "../system-error.ts";
+import { doneUnless, errnoName, explainError, explainSymlinkError } from "../system-error.ts";
 import { actAs } from "../process/users.ts";
 
 export interface NodeStorageParts {
@@ -78,6 +80,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
       statOf({ path, follow: false }, native, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
     readAttribute: async (path, name) =>
       explained(`read '${name}' of`, path, () => native.optional()?.getAttribute(path, name)),
+    setAttribute: async (path, name, value) => setAttribute(path, native.optional(), name, value),
     describeFileSystem: async (path) =>
       explained("ask for the file system of", path, () => readFileSystemTraits(path)),
     realPath: async (path) => explained("resolve", path, () => listedPath(realpathSync.native(path))),
@@ -209,6 +212,21 @@ function statListed(path: string, native: NativeAccess): FileStat | undefined {
   const stat = look(path);
   const listed = stat === undefined ? path : pathAsListed(path, stat.fileSystem);
   return listed === path ? stat : look(listed);
+}
+
+function setAttribute(
+  path: string,
+  native: SystemCalls | undefined,
+  name: AttributeName,
+  value: Uint8Array,
+): boolean {
+  if (native === undefined) return false;
+  return explained("set attributes of", path, () =>
+    doneUnless(CANT.setAttribute, () => {
+      native.setAttributeAt(path, name, value);
+      return true;
+    }),
+  );
 }
 
 async function makeSymlink(target: string, path: string): Promise<void> {

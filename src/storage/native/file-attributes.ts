@@ -1,4 +1,4 @@
-// Extended attributes: ACLs and labels, by the system calls for them.
+// Extended attributes: ACLs, labels and what imgtx notes of a file, by the system calls for them.
 
 import { attempt, check, ERRNO, type NativeFunctions, SystemCallError } from "./native-functions.ts";
 
@@ -41,4 +41,9 @@ export function setAttribute(
   }
   const result = attempt(native, () => native.fremovexattr(descriptor, name));
   if (result < 0 && !NO_ATTRIBUTE.has(-result)) throw new SystemCallError("fremovexattr", -result);
+}
+
+/** Of whatever the path leads to. */
+export function setAttributeAt(native: NativeFunctions, path: string, name: string, value: Uint8Array): void {
+  check(native, "setxattr", () => native.setxattr(path, name, value, value.length, 0));
 }

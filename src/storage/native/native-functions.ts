@@ -52,6 +52,7 @@ const PROTOTYPES = {
   fgetxattr: "int64_t fgetxattr(int fd, str name, void *value, size_t size)",
   getxattr: "int64_t getxattr(str path, str name, void *value, size_t size)",
   fsetxattr: "int fsetxattr(int fd, str name, void *value, size_t size, int flags)",
+  setxattr: "int setxattr(str path, str name, void *value, size_t size, int flags)",
   fremovexattr: "int fremovexattr(int fd, str name)",
 } as const;
 

@@ -6,7 +6,7 @@
 // - A call that fails throws a SystemCallError, whose code is the errno's name, as Node's own errors have it.
 // - Calls that may take long (copying, cloning) run on a thread of koffi's; all others on the main thread.
 
-import { getAttribute, setAttribute } from "./file-attributes.ts";
+import { getAttribute, setAttribute, setAttributeAt } from "./file-attributes.ts";
 import type { NativeFunction } from "./foreign-library.ts";
 import {
   attempt,
@@ -70,6 +70,8 @@ export interface SystemCalls {
   getAttribute(file: number | string, name: string): Uint8Array | undefined;
   /** fsetxattr; fremovexattr where the value is undefined. */
   setAttribute(descriptor: number, name: string, value: Uint8Array | undefined): void;
+  /** setxattr. */
+  setAttributeAt(path: string, name: string, value: Uint8Array): void;
   /** renameat2 with RENAME_NOREPLACE. */
   renameWithoutReplacing(source: string, target: string): void;
   /** On which file system, and by which mounting, the file lies that stat found as this device and inode. */
@@ -167,6 +169,7 @@ export function loadSystemCalls(): SystemCalls {
     setModified: (descriptor, modifiedNs) => setModified(native, descriptor, modifiedNs),
     getAttribute: (file, name) => getAttribute(native, file, name),
     setAttribute: (descriptor, name, value) => setAttribute(native, descriptor, name, value),
+    setAttributeAt: (path, name, value) => setAttributeAt(native, path, name, value),
     renameWithoutReplacing: (source, target) => renameWithoutReplacing(native, source, target),
   };
 }

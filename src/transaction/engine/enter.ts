@@ -22,7 +22,7 @@ import type { Plan } from "../actions/plan/action.ts";
 import { traitsOf } from "../actions/index.ts";
 import { assertActiveLayersApart } from "../actions/plan/chain-entry.ts";
 import { findHeldBeside, findHeldUp, type HeldUp } from "./held.ts";
-import { beginAlone } from "./new-journal.ts";
+import { beginAlone } from "./pick-journal.ts";
 import { provision } from "./provision.ts";
 import { Journal, type JournalSnapshot, type PlanRecord } from "../journal/index.ts";
 import { removeParked, takeParked } from "../recover/parked.ts";
@@ -31,6 +31,7 @@ import { heldError } from "../recover/waiting.ts";
 import { findJournalBeside, settleBeside } from "../recover/beside.ts";
 import { finishPatiently, settleJournals } from "../recover/recovery.ts";
 import type { ActionRequest } from "../requests/request.ts";
+import { setOnKept } from "./set-signposts.ts";
 import { effectiveTable, lockMade, throwIfInterrupted, waitingOf, type Work } from "./work.ts";
 
 /** How often an action is planned anew at once because another command moved its devices meanwhile. */
@@ -105,7 +106,7 @@ async function planAndEnter(
     work.idle.push(record);
     return planned;
   }
-  const entered = await enterPlan(work, table, record);
+  const entered = await enterPlan(work, table, await setOnKept(work, table, record));
   return "obstacle" in entered ? entered : { plan, record: entered };
 }
 

@@ -42,10 +42,10 @@ interface Written {
   readonly stat: FileStat | undefined;
 }
 
-/** A device's active layer, as it is or is to be, that a device of another workspace is on as well. */
+/** A device's active layer, as it is or is to be, that a device of another workspace is on as well; or that one has left. */
 export interface Shared {
   readonly device: string | undefined;
-  readonly note: Note & { readonly code: "active elsewhere" };
+  readonly note: Note & { readonly code: "active elsewhere" | "kept elsewhere" };
 }
 
 /**
@@ -222,12 +222,22 @@ async function findLeftShared(
   for (const { device, image } of left) {
     const found = await findUserElsewhere(workspace, image);
     if (found?.isActive) shared.push(asShared(device, image, found));
+    else if (found?.keptBy) shared.push(asKept(device, image, found, found.keptBy.number));
   }
   return shared;
 }
 
 function asShared(device: string | undefined, image: string, { device: other, root }: DeviceOnFile): Shared {
   return { device, note: { code: "active elsewhere", image, device: other, workspace: root } };
+}
+
+function asKept(
+  device: string,
+  image: string,
+  { device: other, root }: DeviceOnFile,
+  number: number,
+): Shared {
+  return { device, note: { code: "kept elsewhere", image, device: other, workspace: root, number } };
 }
 
 /**

@@ -1,13 +1,14 @@
-// Which open transaction a command works on.
+// Which open transaction a command works on; and how one is opened: its journal comes into being under the workspace lock.
 
-import type { Workspace } from "../../device/index.ts";
+import { describeWorker, underWorkspaceLock, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { chooseTransaction, type Purpose, requireTransaction } from "../choose.ts";
+import { chooseTransaction, NO_TRANSACTION, type Purpose, requireTransaction, sayWhose } from "../choose.ts";
 import { describeTransaction } from "../describe/describe.ts";
-import { Journal, readJournals } from "../journal/index.ts";
+import { type BeginRecord, beginRecordOf, Journal, readJournals } from "../journal/index.ts";
 import { firstUnfinished, firstWithoutPlan } from "../recover/leftovers.ts";
 import type { LockWait } from "../requests/request.ts";
 import type { TransactionDescription } from "../describe/results.ts";
+import type { Work } from "./work.ts";
 
 /** The transaction that an action joins, locked; undefined where it is one of its own. */
 export async function pickJournal(
@@ -43,7 +44,7 @@ export async function requireOpen(
 }
 
 /** All but those of single commands, and those that can't be read. */
-export async function findOpen(workspace: Workspace): Promise<TransactionDescription[]> {
+async function findOpen(workspace: Workspace): Promise<TransactionDescription[]> {
   return (await readJournals(workspace)).flatMap((snapshot) => {
     const { state } = snapshot;
     // A disk that fails now says nothing of what is open: the command must not go its own way.
@@ -90,5 +91,42 @@ function endedMeanwhile(id: string): ImgtxError {
 function interrupted(id: string): ImgtxError {
   return new ImgtxError("E_BUSY", `another command on transaction ${id} was interrupted just now`, {
     hint: "run the command again; it first takes back what the other one left",
+  });
+}
+
+export async function createJournal(
+  workspace: Workspace,
+  choice: { id: string; name: string | null; onError: "abort" | "keep"; owned: boolean },
+  wait: LockWait,
+): Promise<Journal> {
+  return await underWorkspaceLock(workspace, wait, async () => {
+    if (choice.name !== null) await assertNameFree(workspace, choice.name);
+    const owner = choice.owned ? await describeWorker(workspace) : null;
+    return await Journal.create(
+      workspace,
+      beginRecordOf(workspace, { ...choice, implicit: false, owner }),
+      [],
+    );
+  });
+}
+
+/** The first record of a transaction that a single command begins and ends. */
+export function beginAlone({ workspace, id }: Pick<Work, "workspace" | "id">): BeginRecord {
+  const alone = { name: null, onError: "abort", implicit: true, owned: false, owner: null } as const;
+  return beginRecordOf(workspace, { id, ...alone });
+}
+
+/** One that is open may be named by its id or by its name: neither may mean another one. */
+async function assertNameFree(workspace: Workspace, name: string): Promise<void> {
+  if (name === NO_TRANSACTION) {
+    throw new ImgtxError(
+      "E_USAGE",
+      `a transaction can't be called '${name}': \`--txn ${name}\` stands for no one`,
+    );
+  }
+  const other = (await findOpen(workspace)).find((open) => open.id === name || open.name === name);
+  if (!other) return;
+  throw new ImgtxError("E_TRANSACTION", `'${name}' is an open transaction already: ${sayWhose(other)}`, {
+    hint: `choose another name, or end that one with \`imgtx txn commit ${other.id}\` or \`imgtx txn abort ${other.id}\``,
   });
 }

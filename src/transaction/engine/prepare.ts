@@ -14,6 +14,7 @@ import { giveAccess, modeAtFirst } from "../images/access.ts";
 import { type FileToMake, type FillTools, MARK_EVERY_MS, type Plan } from "../actions/plan/action.ts";
 import type { Journal, NewFile, PlanRecord, NamedFile, PreparedFile } from "../journal/index.ts";
 import { stageChanges } from "../images/redo.ts";
+import { setOnNew } from "./set-signposts.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
 /** Returns when the files have their names; what it returns settles when the names are durable. */
@@ -37,6 +38,7 @@ export async function prepareStatement(
         files.push(file);
         if (isFresh) fresh.add(index);
         await giveAccess(storage, file, toMake);
+        if (isFresh) await setOnNew(work.workspace, record, index, file);
       });
     }
     const tools = fillTools(work, journal, record, fresh);

@@ -20,7 +20,7 @@ import { settleJournals } from "../recover/recovery.ts";
 import type { ActionRequest, RunOptions } from "../requests/request.ts";
 import { alignUp } from "../../units/index.ts";
 import { findHeldUp, type HeldUp } from "./held.ts";
-import { beginAlone } from "./new-journal.ts";
+import { beginAlone } from "./pick-journal.ts";
 import { contextOf } from "./plan.ts";
 import { type Attempt, effectiveTable, lockMade, throwIfInterrupted, type Work } from "./work.ts";
 

@@ -61,6 +61,12 @@ export const LAYER_ROWS = {
       `${image} is the active layer of '${device}' of the workspace '${workspace}' too, whose guest would write to it; ` +
       `\`imgtx --workspace ${shellQuote(workspace)} device remove ${device}\` takes it out there`,
   ),
+  "kept elsewhere": row(
+    { ...BOTH, workspace: isText, number: isCount },
+    ({ image, device, workspace, number }) =>
+      `snapshot ${number} of the workspace '${workspace}' keeps ${image}, of '${device}', and has what a guest has written to it since; ` +
+      `\`imgtx --workspace ${shellQuote(workspace)} snapshot-show ${number}\` shows what it keeps`,
+  ),
   "overlay above": row(
     { ...BOTH, more: isCount },
     ({ image, device, more }) =>

@@ -101,9 +101,15 @@ export class SimulatedProcess implements Storage {
     return this.#statOf(path, false);
   }
 
+  /** There are none here, as on some file systems. */
   async readAttribute(): Promise<undefined> {
     await this.turn();
     return undefined;
+  }
+
+  async setAttribute(): Promise<boolean> {
+    await this.turn();
+    return false;
   }
 
   async describeFileSystem(path: string): Promise<FileSystemTraits> {

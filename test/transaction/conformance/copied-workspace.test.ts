@@ -275,6 +275,8 @@ describe("adoption", () => {
     copy(original.root, at("copy"));
     const one = new Workbench(at("copy"));
     await adoptWorkspace(one.storage, one.root, FORGET);
+    // Where it can be asked, it says so itself.
+    renameSync(original.root, at("away"));
     const inherited = ["a.qcow2", "a1.qcow2", "a2.qcow2"].map(at);
     const before = inherited.map((path) => readFileSync(path));
     const merging = {

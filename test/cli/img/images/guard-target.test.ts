@@ -2,6 +2,7 @@
 
 import { linkSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { canSayWorkspaces } from "../../../helpers/attributes.ts";
 import { snapshotWorkspace } from "../../../helpers/tree.ts";
 import { mirror } from "../../../helpers/transaction/mirroring.ts";
 import { makeWorkbench, Workbench } from "../../../helpers/transaction/workbench.ts";
@@ -153,6 +154,24 @@ describe("what a snapshot keeps", () => {
       }
     }
     expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
+  test.skipIf(!canSayWorkspaces)("is written to by no command by a hard link elsewhere", async () => {
+    const bench = await makeSealed();
+    const elsewhere = makeFolder();
+    for (const name of ["a.qcow2", "a1.qcow2", "base.raw"]) linkSync(bench.at(name), `${elsewhere}/${name}`);
+    const over = new Workbench(elsewhere);
+    for (const name of ["a.qcow2", "a1.qcow2"]) over.makeQcow2(`${name}.over`, 3, { name, format: "qcow2" });
+    over.makeQcow2("source.qcow2", 9);
+    const before = [snapshotWorkspace(bench.root), snapshotWorkspace(elsewhere)];
+    for (const image of ["a.qcow2", "a1.qcow2"]) {
+      for (const [what, words] of Object.entries(commands)) {
+        const { status, stdout, stderr } = await runImg(elsewhere, words(image), { program: "imgtx" });
+        expect({ status, stdout }, `${what} ${image}`).toEqual({ status: 1, stdout: "" });
+        expect(stderr, `${what} ${image}`).toContain(`of the workspace '${bench.root}' keeps it, of 'vda'`);
+      }
+    }
+    expect([snapshotWorkspace(bench.root), snapshotWorkspace(elsewhere)]).toEqual(before);
   });
 
   test("is kept when its device has gone, and found by another name", async () => {

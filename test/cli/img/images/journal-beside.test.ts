@@ -18,6 +18,7 @@ import {
 import { beforeEach, describe, expect, test } from "vitest";
 import { ImgtxError } from "../../../../src/errors/index.ts";
 import { makeNodeStorage } from "../../../../src/storage/index.ts";
+import { canSayWorkspaces } from "../../../helpers/attributes.ts";
 import { oracle } from "../../../helpers/oracles.ts";
 import { sampleQcow2, sampleRaw } from "../../../helpers/sample-image.ts";
 import { type Call, failAt, Killed, killAt } from "../../../helpers/storage/watched-storage.ts";
@@ -380,8 +381,12 @@ describe("an image that a device stands on", () => {
     for (const line of [`device add raw ${at("b.raw")} --format raw`, "txn begin", "resize raw 128k"]) {
       expect(await imgtx(line, elsewhere)).toMatchObject({ status: 0 });
     }
-    const { status, stderr } = await img("resize -f raw b.raw 1M");
-    expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringContaining("elsewhere") as string });
+    const own = canSayWorkspaces ? "it is in the open transaction" : "elsewhere";
+    const refused = (why: string) => ({ status: 1, stderr: expect.stringContaining(why) as string });
+    expect(await img("resize -f raw b.raw 1M")).toMatchObject(refused(own));
+    // Where nothing says which workspace that is.
+    await makeNodeStorage().setAttribute(at("."), "user.imgtx.workspaces", Buffer.from("[]"));
+    expect(await img("resize -f raw b.raw 1M")).toMatchObject(refused("elsewhere"));
     expect(lstatSync(at("b.raw")).size).toBe(64 * KIB);
   });
 });

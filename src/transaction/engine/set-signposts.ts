@@ -1,0 +1,140 @@
+// Has the images of a statement say which workspace knows them: new ones as they are made, those that it seals before its plan
+// is durable; and the folders of what its devices stand on outside of the workspace's own.
+//
+// Invariant: what is kept of an image that gets its signpost is how it looks then: setting it moves the change time, and a
+// snapshot would count as changed.
+
+import { posix } from "node:path";
+import {
+  type DeviceTable,
+  filesOfDevice,
+  filesOfEntry,
+  findDevice,
+  findUserElsewhere,
+  isBelow,
+  readSignpost,
+  setFirstSignpost,
+  setSignpost,
+  withLooks,
+  type Workspace,
+} from "../../device/index.ts";
+import { settleAll } from "../../errors/index.ts";
+import {
+  describeStatChanges,
+  isBesideImage,
+  type Fingerprint,
+  isDeviceIdentity,
+  isInOverlay,
+  settleFingerprint,
+} from "../../format/index.ts";
+import type { StorageFile } from "../../storage/index.ts";
+import { lastSeen, type PlanRecord, type WatchedImage } from "../journal/index.ts";
+import { changedImages } from "./plan.ts";
+import type { Work } from "./work.ts";
+
+/** Before it is flushed. What lies there for the commit alone gets none. */
+export async function setOnNew(
+  { root }: Workspace,
+  { newFiles, changes }: PlanRecord,
+  index: number,
+  file: StorageFile,
+): Promise<void> {
+  const path = newFiles[index]?.path;
+  const entries = changes.flatMap(({ after }) => after ?? []);
+  // A workspace beside an image goes with the change that it is for.
+  if (isBesideImage(root) || !entries.flatMap(filesOfDevice).some(({ image }) => image === path)) return;
+  await setFirstSignpost(file, root);
+}
+
+/** The record, with what images look like that have got one. */
+export async function setOnKept(
+  { workspace, journal, images }: Work,
+  table: DeviceTable,
+  record: PlanRecord,
+): Promise<PlanRecord> {
+  if (isBesideImage(workspace.root)) return record;
+  const open = images.byPath();
+  // What an earlier statement has seen of an image counts for the whole transaction.
+  const seen: ReadonlyMap<string, unknown> = journal ? lastSeen(journal.state) : new Map();
+  const looks = new Map<string, Fingerprint>();
+  const sealed = findSealed(table, record).filter(({ watched }) => !seen.has(watched.image));
+  await settleAll(
+    sealed.map(async (one) => {
+      const { image } = one.watched;
+      const now = await setOn(workspace, one, open.get(image)?.file);
+      if (now) looks.set(image, now);
+    }),
+  );
+  await setOnFolders(workspace, record);
+  return looks.size === 0 ? record : withLooksOf(record, looks);
+}
+
+/** Of what stands outside of the workspace's own folder, and is not made by the statement. */
+async function setOnFolders({ storage, root }: Workspace, { newFiles, changes }: PlanRecord): Promise<void> {
+  const made = new Set(newFiles.map(({ path }) => path));
+  const images = changes.flatMap(({ after }) => (after ? filesOfDevice(after) : []));
+  const old = images.filter(({ image, fingerprint }) => !made.has(image) && !isDeviceIdentity(fingerprint));
+  for (const folder of new Set(old.map(({ image }) => posix.dirname(image))))
+    if (folder !== root && !isBelow(root, folder)) await setSignpost(storage, folder, root);
+}
+
+/** An image that a snapshot is to keep, as it is. */
+interface Sealed {
+  readonly watched: WatchedImage;
+  /** Whether its device writes to it until then. */
+  readonly isActive: boolean;
+}
+
+/** What no snapshot keeps yet. A freeze or a mirror goes by how its images looked before. */
+function findSealed(table: DeviceTable, record: PlanRecord): Sealed[] {
+  const changed = changedImages(record);
+  const held = table.devices.filter(({ mirror, frozen }) => mirror !== null || frozen !== null);
+  const others = new Set(
+    held
+      .flatMap((entry) => [...filesOfDevice(entry), ...(entry.mirror?.source ?? [])])
+      .map(({ image }) => image),
+  );
+  const depths = new Map<string, number>();
+  for (const device of record.snapshot?.devices ?? []) {
+    const chain = findDevice(table, device)?.chain ?? [];
+    const kept = chain.findIndex(({ sealedBy }) => sealedBy !== undefined);
+    for (const [depth, entry] of chain.slice(0, kept === -1 ? chain.length : kept).entries())
+      for (const { image } of filesOfEntry(entry))
+        depths.set(image, Math.min(depth, depths.get(image) ?? depth));
+  }
+  return record.watched.flatMap((watched) => {
+    const { image } = watched;
+    const depth = depths.get(image);
+    if (depth === undefined || changed.has(image) || others.has(image)) return [];
+    return [{ watched, isActive: depth === 0 }];
+  });
+}
+
+/** What it looks like then. Undefined: it says so already, can't say it, or was changed since the plan read it. */
+async function setOn(
+  workspace: Workspace,
+  { watched: { image, fingerprint }, isActive }: Sealed,
+  file: StorageFile | undefined,
+): Promise<Fingerprint | undefined> {
+  if (!file || file.onDisk || isDeviceIdentity(fingerprint) || isInOverlay(fingerprint)) return undefined;
+  const { storage, root } = workspace;
+  if ((await readSignpost(storage, image)).includes(root)) return undefined;
+  // Others' snapshots know what it looks like.
+  if (!isActive && (await findUserElsewhere(workspace, image))) return undefined;
+  const looksAsRead = async (): Promise<boolean> => {
+    const { changedNs } = await file.stat();
+    return changedNs === fingerprint.changedNs;
+  };
+  if (!(await looksAsRead()) || !(await setSignpost(storage, image, root))) return undefined;
+  const { changedNs, settled, ...now } = await file.stat();
+  if (describeStatChanges(fingerprint, now).length > 0) return undefined;
+  return await settleFingerprint(storage.host, file, { ...fingerprint, changedNs, settled });
+}
+
+function withLooksOf(record: PlanRecord, looks: ReadonlyMap<string, Fingerprint>): PlanRecord {
+  return {
+    ...record,
+    watched: record.watched.map((one) => ({ ...one, fingerprint: looks.get(one.image) ?? one.fingerprint })),
+    changes: record.changes.map(({ device, after }) => ({ device, after: after && withLooks(after, looks) })),
+  };
+}
