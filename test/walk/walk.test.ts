@@ -17,7 +17,7 @@ describe("a random walk", () => {
         seed,
         steps: STEPS,
         deadline: Number.POSITIVE_INFINITY,
-        looksHere: true,
+        runsHere: true,
       });
       expect(report.fault).toBeUndefined();
       expect(report.steps).toBe(STEPS);

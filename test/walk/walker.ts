@@ -51,7 +51,7 @@ export interface WalkOptions {
   /** Looked at before each step: a walk on a slow machine is shorter, and no fault. */
   readonly deadline: number;
   readonly say?: (line: string) => void;
-  readonly looksHere?: boolean;
+  readonly runsHere?: boolean;
 }
 
 const LONGEST_CHAIN = 14;
@@ -80,8 +80,8 @@ export class Walker {
   /** Whether nothing has run since it was listed. */
   #isListed = false;
 
-  constructor({ program, folder, seed, say, looksHere = false }: WalkOptions) {
-    this.place = { program, cwd: join(folder, "ws"), reports: join(folder, "reports"), looksHere };
+  constructor({ program, folder, seed, say, runsHere = false }: WalkOptions) {
+    this.place = { program, cwd: join(folder, "ws"), reports: join(folder, "reports"), runsHere };
     this.random = seededRandom(seed);
     this.say = say;
     this.folders = ["A", "B", "C"].map((name) => join(folder, name));
