@@ -45,13 +45,19 @@ export async function findHolders(stats: readonly FileStat[]): Promise<Holder[][
   const loops = findLoopDevices(sought);
   const own = sought.hasDevices ? nodesWaitedFor() : NONE;
   const locks = countLocks(await listing);
+  let sure: LockCounts | undefined;
+  // The list comes in pages, and a lock that comes or goes between two of them has others told twice: what matters is
+  // asked once more, at one go.
+  const isHidden = (stat: FileStat): boolean =>
+    isLockedByHidden(stat, locks) &&
+    isLockedByHidden(stat, (sure ??= countLocks(quietly(() => readFileSync("/proc/locks", "utf8"), ""))));
   return stats.map((stat) => {
     const holders = processes
       .map(({ pid, open }) => inspectProcess(pid, open.filter(isOf(stat)), own))
       .filter((holder) => holder !== undefined)
       .sort((a, b) => Number(b.holdsLock) - Number(a.holdsLock) || a.pid - b.pid);
     holders.push(...loops.filter(isOf(stat)).map(({ holder }) => holder));
-    if (holders.some((holder) => holder.holdsLock === true) || !isLockedByHidden(stat, locks)) return holders;
+    if (holders.some((holder) => holder.holdsLock === true) || !isHidden(stat)) return holders;
     return [{ pid: HIDDEN_PID, program: HIDDEN_PROGRAM, holdsLock: true }, ...holders];
   });
 }
