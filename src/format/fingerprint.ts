@@ -15,7 +15,7 @@ import {
   type StorageFile,
 } from "../storage/index.ts";
 import { localTime } from "../units/index.ts";
-import { readHead } from "./read-header.ts";
+import { HEAD_BYTES } from "./read-header.ts";
 
 /** What tells one file from another. What is left out was not kept, or could not be told. */
 export interface FileIdentity {
@@ -47,7 +47,7 @@ export interface Fingerprint extends FileIdentity {
 export async function takeFingerprint(file: StorageFile, hasHeader: boolean): Promise<Fingerprint> {
   const onDisk = file.onDisk ?? file;
   const stat = await onDisk.stat();
-  return fingerprintFrom(stat, hasHeader ? await readHead(onDisk) : undefined);
+  return fingerprintFrom(stat, hasHeader ? await digestHead(onDisk) : null);
 }
 
 /**
@@ -60,7 +60,7 @@ export async function fingerprintAt(
   headerOf: StorageFile | undefined,
 ): Promise<Fingerprint | undefined> {
   const stat = await storage.stat(path);
-  return stat && fingerprintFrom(stat, headerOf && (await readHead(headerOf.onDisk ?? headerOf)));
+  return stat && fingerprintFrom(stat, headerOf ? await digestHead(headerOf.onDisk ?? headerOf) : null);
 }
 
 /** Of a file that was looked at already, and read where it has a header. */
@@ -69,11 +69,12 @@ export async function fingerprintOpened(
   stat: FileStat,
   head: Uint8Array | undefined,
 ): Promise<Fingerprint> {
-  return file.onDisk ? await takeFingerprint(file, head !== undefined) : fingerprintFrom(stat, head);
+  if (file.onDisk) return await takeFingerprint(file, head !== undefined);
+  return fingerprintFrom(stat, head ? hashOf(head) : null);
 }
 
 /** From what was read already: the stat, taken before the head was read. */
-function fingerprintFrom(stat: FileStat, head: Uint8Array | undefined): Fingerprint {
+function fingerprintFrom(stat: FileStat, headerSha256: string | null): Fingerprint {
   const { sizeBytes, modifiedNs, changedNs, settled, inode, bornNs } = stat;
   const { fileSystem, fileSystemId, mountId, bootId } = stat;
   return {
@@ -87,13 +88,21 @@ function fingerprintFrom(stat: FileStat, head: Uint8Array | undefined): Fingerpr
     fileSystemId,
     mountId,
     bootId,
-    headerSha256: head === undefined ? null : hashOf(head),
+    headerSha256,
   };
 }
 
+/** Memory for what is read to be digested, and not kept: new one for each image would have the collector run earlier. */
+const spare: Uint8Array[] = [];
+
 /** The digest of its header that a fingerprint has, as the file reads: of a staged one, as it will be. */
 export async function digestHead(file: StorageFile): Promise<string> {
-  return hashOf(await readHead(file));
+  const head = spare.pop() ?? new Uint8Array(HEAD_BYTES);
+  try {
+    return hashOf(head.subarray(0, await file.read(head, 0)));
+  } finally {
+    spare.push(head);
+  }
 }
 
 /** Of a file that is to get another name, or its time put back: its change time will move once more. */
@@ -178,8 +187,7 @@ export async function settleFingerprint(
   for (let round = 0; round < SETTLE_ROUNDS; round += 1) {
     await host.sleep(SETTLE_MS);
     const now = {
-      ...fingerprintFrom(await onDisk.stat(), undefined),
-      headerSha256: fingerprint.headerSha256,
+      ...fingerprintFrom(await onDisk.stat(), fingerprint.headerSha256),
     };
     if (now.changedNs !== fingerprint.changedNs || describeChanges(fingerprint, now).length > 0) break;
     if (now.settled === true) return now;

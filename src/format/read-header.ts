@@ -7,7 +7,7 @@ import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat, type ProbedFormat } from "
 import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./qcow2/codec/header-cluster.ts";
 
 /** QEMU's header, its extensions and a long backing file name fit into this. */
-const HEAD_BYTES = 4096;
+export const HEAD_BYTES = 4096;
 
 const HINT_CORRUPT = "restore the image from a copy";
 const HINT_UNSUPPORTED = "use the tool that made the image, or a version of imgtx that knows what it uses";

@@ -5,7 +5,7 @@
 
 import { alignDown, alignUp } from "../../units/index.ts";
 import { createHash } from "node:crypto";
-import type { StorageFile } from "../../storage/index.ts";
+import { ReusedBytes, type StorageFile } from "../../storage/index.ts";
 import { type Fingerprint, fingerprintOpened } from "../fingerprint.ts";
 import { readHead } from "../read-header.ts";
 import { isZero } from "./zero-blocks.ts";
@@ -38,6 +38,12 @@ async function digestAll(
   head: Uint8Array | undefined,
 ): Promise<string | null> {
   let dataBytes = 0;
+  const room = new ReusedBytes();
+  const read = async (start: number, end: number): Promise<Uint8Array> => {
+    if (head && end <= head.length) return head.subarray(start, end);
+    const bytes = room.take(end - start);
+    return bytes.fill(0, await file.read(bytes, start));
+  };
   const hash = createHash("sha256").update(`${sizeBytes}\n`);
   for (let at = await file.seekData(0); at !== undefined && at < sizeBytes; ) {
     const start = alignDown(at, BLOCK_BYTES);
@@ -45,9 +51,7 @@ async function digestAll(
     const end = Math.min(alignUp(hole, BLOCK_BYTES), sizeBytes);
     dataBytes += end - start;
     if (dataBytes > LIMIT_BYTES) return null;
-    const isRead = head !== undefined && end <= head.length;
-    const bytes = isRead ? head.subarray(start, end) : new Uint8Array(end - start);
-    if (!isRead) await file.read(bytes, start);
+    const bytes = await read(start, end);
     for (let block = 0; block < bytes.length; block += BLOCK_BYTES) {
       const content = bytes.subarray(block, block + BLOCK_BYTES);
       if (!isZero(content)) hash.update(`${start + block}\n`).update(content);

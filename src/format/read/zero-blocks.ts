@@ -3,12 +3,20 @@
 
 import { alignUp, SECTOR_BYTES } from "../../units/index.ts";
 
-const ZEROS = new Uint8Array(1024 * 1024);
+/** Compared at once. */
+const PIECE_BYTES = 1024 * 1024;
+/** As many as most commands compare; all of a piece from the first long one on. Each MiB of memory has the collector run earlier. */
+let zeros = new Uint8Array(16 * 1024);
+
+function zerosOf(lengthBytes: number): Uint8Array {
+  if (lengthBytes > zeros.length) zeros = new Uint8Array(PIECE_BYTES);
+  return zeros.subarray(0, lengthBytes);
+}
 
 export function isZero(bytes: Uint8Array): boolean {
-  for (let start = 0; start < bytes.length; start += ZEROS.length) {
-    const piece = bytes.subarray(start, start + ZEROS.length);
-    if (Buffer.compare(piece, ZEROS.subarray(0, piece.length)) !== 0) return false;
+  for (let start = 0; start < bytes.length; start += PIECE_BYTES) {
+    const piece = bytes.subarray(start, start + PIECE_BYTES);
+    if (Buffer.compare(piece, zerosOf(piece.length)) !== 0) return false;
   }
   return true;
 }
@@ -33,9 +41,9 @@ export function findDifference(first: Uint8Array, second: Uint8Array): number | 
 
 /** The same against zeros. */
 export function findNonZero(bytes: Uint8Array): number | undefined {
-  for (let start = 0; start < bytes.length; start += ZEROS.length) {
-    const piece = bytes.subarray(start, start + ZEROS.length);
-    const found = findDifference(piece, ZEROS.subarray(0, piece.length));
+  for (let start = 0; start < bytes.length; start += PIECE_BYTES) {
+    const piece = bytes.subarray(start, start + PIECE_BYTES);
+    const found = findDifference(piece, zerosOf(piece.length));
     if (found !== undefined) return start + found;
   }
   return undefined;

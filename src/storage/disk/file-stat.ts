@@ -36,8 +36,9 @@ export function describeStat(path: string, stats: BigIntStats, around: StatAroun
   let found: FilePlace | undefined;
   const place = (): FilePlace => (found ??= around.findPlace(fileSystem, inode));
   const changedNs = String(stats.ctimeNs);
+  let birth: string | undefined;
   const born = (): string =>
-    birthTimesAreReal() && !isBornAnew(stats, place) ? String(stats.birthtimeNs) : "0";
+    (birth ??= birthTimesAreReal() && !isBornAnew(stats, place) ? String(stats.birthtimeNs) : "0");
   const mode = Number(stats.mode);
   return {
     kind: KINDS[mode & KIND_BITS] ?? "other",
