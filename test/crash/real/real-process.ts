@@ -223,7 +223,8 @@ async function judgeStep(
   }
   try {
     const next = trial.recover ?? NEXT_COMMANDS[index % NEXT_COMMANDS.length] ?? [];
-    const mended = await runPlain(bench.launch, next);
+    // In this process, as all that is not cut off; the single file recovers by itself.
+    const mended = await (SINGLE_FILE === undefined ? bench.ask(next) : runPlain(bench.launch, next));
     if (mended.exit !== 0 && !(trial.startsWithout && mended.exit === 14)) {
       const detail = `\`${next.join(" ")}\` ends with ${mended.exit}\n${mended.text}`;
       bench.violate("the next command fails", trail, detail);
