@@ -1,7 +1,7 @@
 // Moves a name to one that is free, in whatever way the file system has: none of them replaces a stranger's file.
 //
 // Without a call for it, by link and unlink: a crash in between leaves both names on one file, and nothing lost. Where there
-// are no hard links either (exFAT), a file that names the source takes the name first and is replaced; a crash in between
+// are no hard links either (exFAT), or each name is a file of its own (sshfs), a file that names the source takes the name first and is replaced; a crash in between
 // leaves that, and undo knows it by what it holds.
 
 import { closeSync, constants, lstatSync, openSync, renameSync, unlinkSync, writeSync } from "node:fs";
@@ -46,7 +46,18 @@ export function renameWithoutReplacing(
     renameOverOwn(source, target);
     return;
   }
-  unlinkSync(source);
+  if (isOneFile(source, target)) {
+    unlinkSync(source);
+    return;
+  }
+  // sshfs and others number names, not files: by its new name it would be another file than the one that is open.
+  unlinkSync(target);
+  renameOverOwn(source, target);
+}
+
+function isOneFile(path: string, other: string): boolean {
+  const [one, two] = [lstatSync(path, { bigint: true }), lstatSync(other, { bigint: true })];
+  return one.dev === two.dev && one.ino === two.ino;
 }
 
 /**

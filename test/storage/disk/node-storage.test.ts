@@ -1,7 +1,7 @@
 // Storage on this machine's disk passes the conformance suite, also where the file system can do no more
 // than POSIX asks for.
 
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { SystemCallError } from "../../../src/storage/native/native-functions.ts";
@@ -56,4 +56,17 @@ test("a name that is taken stays what it is where there are neither hard links n
   }
   const gone = await failureOf(() => storage.renameWithoutReplacing(`${root}/none`, `${root}/c`));
   expect([gone.code, existsSync(`${root}/c`)]).toEqual(["E_NOT_FOUND", false]);
+});
+
+test("a file stays the one that is open where each name has a number of its own, as in sshfs", async () => {
+  const root = makeFolder("on a disk");
+  const storage = makeNodeStorage({
+    loadSystemCalls: () => ({ ...loadSystemCalls(), renameWithoutReplacing: refuse("renameat2") }),
+    link: copyFileSync,
+  });
+  writeFileSync(`${root}/a`, "ours");
+  const { inode } = (await storage.stat(`${root}/a`)) ?? {};
+  await storage.renameWithoutReplacing(`${root}/a`, `${root}/b`);
+  expect(await storage.stat(`${root}/b`)).toMatchObject({ inode, names: 1 });
+  expect([readFileSync(`${root}/b`, "utf8"), existsSync(`${root}/a`)]).toEqual(["ours", false]);
 });
