@@ -39,8 +39,16 @@ const WRITES_AT_ONCE = 8;
 /** Up to this, what is copied along goes out in one write with the data. */
 const JOINED_BYTES_MAX = 256 * 1024;
 
+/** What goes into one table. */
+interface Part {
+  readonly l1Index: number;
+  readonly start: GuestOffset;
+  readonly source: Uint8Array | FileRange;
+}
+
 /** A segment that has its place. */
 interface PlacedSegment extends WriteSegment {
+  readonly part: Part;
   readonly place: HostOffset;
   /** Whether nothing was ever written at the place, so that it reads as zeros. */
   readonly isFresh: boolean;
@@ -62,63 +70,76 @@ export class DataWriter {
     this.#readGuest = readGuest;
   }
 
+  /** What is in memory gets all of its places at once: so writes lie in the file in the order of calling. */
   async write(source: Uint8Array | FileRange, offset: GuestOffset): Promise<void> {
+    const parts = this.#cutAtTables(source, offset);
+    // A range of a file may be as long as the disk.
+    if ("file" in source) for (const part of parts) await this.#writeParts([part]);
+    else await this.#writeParts(parts);
+  }
+
+  #cutAtTables(source: Uint8Array | FileRange, offset: GuestOffset): Part[] {
     const { spanBytes } = this.#state.tables;
     const end = offset + lengthOf(source);
+    const parts: Part[] = [];
     for (let start = offset; start < end; ) {
-      const stop = Math.min(end, nextUnit(start, spanBytes));
-      await this.#writeInTable(cut(source, start - offset, stop - offset), start);
-      start = guestOffset(stop);
+      const stop = guestOffset(Math.min(end, nextUnit(start, spanBytes)));
+      const l1Index = Math.floor(start / spanBytes);
+      parts.push({ l1Index, start, source: cut(source, start - offset, stop - offset) });
+      start = stop;
     }
+    return parts;
   }
 
-  async #writeInTable(source: Uint8Array | FileRange, start: GuestOffset): Promise<void> {
-    const l1Index = Math.floor(start / this.#state.tables.spanBytes);
-    const segments = await this.#state.turnstile.run(() => this.#place(l1Index, start, lengthOf(source)));
+  async #writeParts(parts: readonly Part[]): Promise<void> {
+    const { turnstile } = this.#state;
+    const segments = await turnstile.run(() => this.#placeAll(parts));
     try {
       await forEachLimited(segments, WRITES_AT_ONCE, async (segment) => {
+        const { start, source } = segment.part;
         const piece = cut(source, segment.start - start, segment.end - start);
-        await this.#writeSegment(segment, piece, l1Index);
+        await this.#writeSegment(segment, piece);
       });
     } catch (error) {
-      await this.#state.turnstile.run(() => this.#giveBack(segments));
+      await turnstile.run(() => this.#giveBack(segments));
       throw error;
     }
-    if (segments.every(({ kind }) => kind === "inPlace")) return;
-    await this.#state.turnstile.run(() => this.#link(l1Index, segments));
+    const changed = segments.filter(({ kind }) => kind !== "inPlace");
+    if (changed.length > 0) await turnstile.run(() => this.#link(changed));
   }
 
-  async #place(l1Index: number, start: GuestOffset, lengthBytes: number): Promise<PlacedSegment[]> {
-    const state = this.#state;
-    await state.begin();
-    const table = await state.requireTable(l1Index);
-    const tableStart = guestOffset(l1Index * state.tables.spanBytes);
+  async #placeAll(parts: readonly Part[]): Promise<PlacedSegment[]> {
     const placed: PlacedSegment[] = [];
     try {
-      for (const segment of planSegments(
-        table,
-        tableStart,
-        start,
-        offsetBy(start, lengthBytes),
-        this.#layout,
-      )) {
-        const lengthBytes = segment.count * state.clusterBytes;
-        if (segment.hostOffset === undefined) {
-          const fresh = state.highWater;
-          const place = startOf(await state.allocate(segment.count), state.clusterBytes);
-          placed.push({ ...segment, place, isFresh: state.isFresh(place, fresh) });
-        } else {
-          if (!this.#layout.hasExternalDataFile) {
-            state.judgePlace(segment.hostOffset, lengthBytes);
-          }
-          placed.push({ ...segment, place: segment.hostOffset, isFresh: false });
-        }
-      }
+      for (const part of parts) await this.#place(part, placed);
     } catch (error) {
       await this.#giveBack(placed);
       throw error;
     }
     return placed;
+  }
+
+  /** Adds its segments to those that are placed. */
+  async #place(part: Part, placed: PlacedSegment[]): Promise<void> {
+    const state = this.#state;
+    const { l1Index, start } = part;
+    await state.begin();
+    const table = await state.requireTable(l1Index);
+    const tableStart = guestOffset(l1Index * state.tables.spanBytes);
+    const end = offsetBy(start, lengthOf(part.source));
+    for (const segment of planSegments(table, tableStart, start, end, this.#layout)) {
+      const lengthBytes = segment.count * state.clusterBytes;
+      if (segment.hostOffset === undefined) {
+        const fresh = state.highWater;
+        const place = startOf(await state.allocate(segment.count), state.clusterBytes);
+        placed.push({ ...segment, part, place, isFresh: state.isFresh(place, fresh) });
+      } else {
+        if (!this.#layout.hasExternalDataFile) {
+          state.judgePlace(segment.hostOffset, lengthBytes);
+        }
+        placed.push({ ...segment, part, place: segment.hostOffset, isFresh: false });
+      }
+    }
   }
 
   async #giveBack(segments: readonly PlacedSegment[]): Promise<void> {
@@ -127,14 +148,11 @@ export class DataWriter {
     }
   }
 
-  async #writeSegment(
-    segment: PlacedSegment,
-    source: Uint8Array | FileRange,
-    l1Index: number,
-  ): Promise<void> {
+  async #writeSegment(segment: PlacedSegment, source: Uint8Array | FileRange): Promise<void> {
     const { from, to, start, end } = segment;
     const { dataFile } = this.#state.files;
-    const segmentStart = l1Index * this.#state.tables.spanBytes + segment.index * this.#state.clusterBytes;
+    const segmentStart =
+      segment.part.l1Index * this.#state.tables.spanBytes + segment.index * this.#state.clusterBytes;
     const shift = segment.place - segmentStart;
     if (from === start && to === end && "file" in source) {
       await dataFile.copyRangeFrom(source.file, source.start, start + shift, source.lengthBytes);
@@ -165,12 +183,11 @@ export class DataWriter {
     return bytes;
   }
 
-  async #link(l1Index: number, segments: readonly PlacedSegment[]): Promise<void> {
+  async #link(segments: readonly PlacedSegment[]): Promise<void> {
     const { tables } = this.#state;
-    const table = await this.#state.requireTable(l1Index);
     const entryBytes = measureL2Entry(this.#layout);
-    for (const { kind, index, count, place, from, to } of segments) {
-      if (kind === "inPlace") continue;
+    for (const { part, kind, index, count, place, from, to } of segments) {
+      const table = await this.#state.requireTable(part.l1Index);
       this.#linkSegment(table, { kind, index, count, place, from, to });
       tables.mark(table, index * entryBytes, (index + count) * entryBytes);
     }
