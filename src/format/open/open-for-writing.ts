@@ -47,7 +47,7 @@ export interface WritingOptions extends Pick<ChainOptions, "format" | "gate" | "
    */
   readonly isExact?: boolean;
   /** Whether no guest data changes, so that persistent bitmaps stay true. Default: false. */
-  readonly keepsBitmaps?: boolean;
+  readonly keepsBitmaps?: boolean | undefined;
   /** Whether a fence may be up, which the caller has to answer for. It stays as it is. Default: false. */
   readonly isFenced?: boolean | undefined;
 }

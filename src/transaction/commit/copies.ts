@@ -272,7 +272,11 @@ async function copyInto(
   }
   const isFenced = format === "qcow2" && (await isFileFenced(file));
   const isCutOff = found === "fenced" || found === "touched";
-  if (isCutOff && format === "qcow2") await tidyCutOff(storage, file, { gate, signal: undefined, isFenced });
+  // What was written meanwhile is in no bitmap, and neither is what a mirror gets.
+  const keepsBitmaps = kind !== "sync" && !isWritten;
+  if (isCutOff && format === "qcow2") {
+    await tidyCutOff(storage, file, { gate, signal: undefined, isFenced, keepsBitmaps });
+  }
   const { host } = storage;
   let told = host.monotonicMs();
   const layers = {

@@ -35,14 +35,14 @@ export async function tidyPartial(
 /**
  * An image that others have, whose file is open for reading. All that its writer may have left in the page cache
  * alone is written once more. One that is damaged in any other way, or can't be checked, is left as it is then: what
- * leaks costs space and nothing else.
+ * leaks costs space and nothing else. keepsBitmaps: whoever goes on sees to its bitmaps. Else they count no more.
  */
 export async function tidyCutOff(
   storage: Storage,
   file: StorageFile,
-  { gate, signal, isFenced }: Around & Pick<WritingOptions, "isFenced">,
+  { gate, signal, isFenced, keepsBitmaps }: Around & Pick<WritingOptions, "isFenced" | "keepsBitmaps">,
 ): Promise<void> {
-  const writing = { gate, isExact: true, isFenced };
+  const writing = { gate, isExact: true, isFenced, keepsBitmaps };
   await change(storage, file.path, writing, async (image) => {
     await image.renewMetadata();
     await image.flush(TABLES_DURABLE);
