@@ -10,6 +10,7 @@ import { benchBackings } from "./bench-backings.ts";
 import { benchDaily } from "./bench-daily.ts";
 import { benchImages } from "./bench-images.ts";
 import { benchInPlace } from "./bench-in-place.ts";
+import { benchMemory } from "./bench-memory.ts";
 import { benchMirrors } from "./bench-mirrors.ts";
 import { benchScale } from "./bench-scale.ts";
 import { type Bench, inTurns, Results, run, runImgtx } from "./bench-tools.ts";
@@ -25,6 +26,7 @@ const PARTS: readonly string[] = [
   "mirrors",
   "backings",
   "in-place",
+  "memory",
   "scale",
 ];
 const results = new Results();
@@ -49,7 +51,8 @@ try {
   if (hasQemu && wants("mirrors")) benchMirrors(bench);
   if (hasQemu && wants("backings")) benchBackings(bench);
   if (hasQemu && wants("in-place")) benchInPlace(bench);
-  // Minutes, and a hundred thousand files: only where it is asked for.
+  // Minutes, and gigabytes or a hundred thousand files: only where it is asked for.
+  if (hasQemu && only === "memory") await benchMemory(bench);
   if (hasQemu && only === "scale") await benchScale(bench);
   if (!hasQemu) console.log("qemu-img is not here: all that is measured against it is left out");
   results.print();

@@ -30,7 +30,8 @@ export const repair: Action<RepairRequest> = {
   async plan({ kind, devices, scope, keepUndo: wanted }, context): Promise<Plan> {
     const undo = wanted === undefined ? undefined : await planUndoFile(wanted, devices, context);
     const planOne = async (top: ChainLink): Promise<ChangedDevice> => {
-      const repairs = await planRepairs(top, scope);
+      // The lines of flags are for who prints them.
+      const repairs: Repairs = { ...(await planRepairs(top, scope)), flagLines: [] };
       if (!changesSomething(repairs)) {
         const isSound = repairs.errorsLeft + repairs.damage === 0;
         return { notes: isSound ? [{ code: "sound" }] : noteRepairs(top, repairs), after: {} };

@@ -36,7 +36,9 @@ export async function changeRefcountWidth(link: Qcow2Link, refcountOrder: number
     start,
     refcountOrder,
     blocks: Array.from({ length: Math.ceil(start / entries) }, (_, index) => index),
-    makeBlock: async (index) => await convertBlock(state, index * entries, { refcountOrder, entries, old }),
+    fillBlock: async (block, index) => {
+      await convertBlock(state, block, index * entries, { refcountOrder, entries, old });
+    },
   });
 }
 
@@ -46,8 +48,8 @@ interface NewRefcounts {
   readonly refcountOrder: number;
   /** Indices of the blocks that count something, ascending. */
   readonly blocks: readonly number[];
-  /** What such a block counts. */
-  makeBlock(index: number): Promise<Uint8Array>;
+  /** Fills what is all zeros with what such a block counts. */
+  fillBlock(block: Uint8Array, index: number): Promise<void>;
 }
 
 /** Gives the image another refcount table, with blocks of its own. E_UNSUPPORTED where that would get too large. */
@@ -63,8 +65,11 @@ export async function writeRefcounts(link: Qcow2Link, made: NewRefcounts): Promi
   }
   const table = new DataView(new ArrayBuffer(tableClusters * clusterBytes));
   let next = start;
+  // One for all: there may be a GiB of them.
+  const block = new Uint8Array(clusterBytes);
   for (const index of blocks) {
-    const block = counting.has(index) ? await made.makeBlock(index) : new Uint8Array(clusterBytes);
+    block.fill(0);
+    if (counting.has(index)) await made.fillBlock(block, index);
     const from = Math.max(start, index * entries);
     const to = Math.min(end, (index + 1) * entries);
     if (from < to) fillRefcounts(block, from - index * entries, to - from, refcountOrder, 1);
@@ -90,12 +95,16 @@ function placeRefcounts(
   clusterBytes: number,
 ): { readonly blocks: readonly number[]; readonly tableClusters: number; readonly end: number } {
   const all = new Set(blocks);
+  let last = blocks.at(-1) ?? 0;
   let [tableClusters, end] = [1, start];
   for (let before = -1; before !== end; ) {
     before = end;
     end = start + all.size + tableClusters;
-    for (let index = Math.floor(start / entries); index * entries < end; index += 1) all.add(index);
-    tableClusters = Math.ceil((Math.max(...all) + 1) / (clusterBytes / TABLE_ENTRY_BYTES));
+    for (let index = Math.floor(start / entries); index * entries < end; index += 1) {
+      all.add(index);
+      last = Math.max(last, index);
+    }
+    tableClusters = Math.ceil((last + 1) / (clusterBytes / TABLE_ENTRY_BYTES));
   }
   return { blocks: [...all].toSorted((one, other) => one - other), tableClusters, end };
 }
@@ -125,11 +134,11 @@ interface NewBlock {
 /** The counts from a cluster on, in the new width. */
 async function convertBlock(
   state: WriterState,
+  block: Uint8Array,
   first: number,
   { refcountOrder, entries, old }: NewBlock,
-): Promise<Uint8Array> {
+): Promise<void> {
   const { header } = state.files;
-  const block = new Uint8Array(state.clusterBytes);
   for (let cluster = first; cluster < first + entries; ) {
     const window = await state.readCounts(clusterIndex(cluster));
     const stop = Math.min(window.end, first + entries) - window.first;
@@ -144,7 +153,6 @@ async function convertBlock(
     }
     cluster = window.first + stop;
   }
-  return block;
 }
 
 function noRoom(state: WriterState, cluster: number, count: number, bits: number): ImgtxError {

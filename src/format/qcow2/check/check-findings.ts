@@ -21,7 +21,7 @@ export interface CheckWatch {
   /** Takes a leaked cluster, and by how much its refcount is too high. */
   readonly onLeak?: (cluster: ClusterIndex, surplus: number) => void;
   readonly onDanger?: (danger: Danger) => void;
-  /** Takes a refcount that is not the number of references, and that number. */
+  /** Takes a refcount that is not the number of references, and that number. No line tells it then, nor anything else. */
   readonly onCount?: (cluster: ClusterIndex, count: number, references: number) => void;
   /** Takes how often each cluster is referenced, when all are counted, and releases that. */
   readonly onCounted?: (counts: ClusterCounts) => void;
@@ -82,9 +82,14 @@ export class CheckFindings {
     this.#watch.onLeak?.(cluster, surplus);
   }
 
-  /** A count that is wrong, beside what is told of it as a leak or an error. */
-  miscounted(cluster: ClusterIndex, count: number, references: number): void {
-    this.#watch.onCount?.(cluster, count, references);
+  /** A count that is wrong, for who takes these in the place of their lines. False where nobody does. */
+  takes(cluster: ClusterIndex, count: number, references: number): boolean {
+    const { onCount } = this.#watch;
+    if (!onCount) return false;
+    if (count < references) this.corruptions += 1;
+    else this.leaks += 1;
+    onCount(cluster, count, references);
+    return true;
   }
 
   unjudged(line: string): void {

@@ -68,7 +68,7 @@ const RUN = 16;
 /** In the place of a COPIED flag. */
 const NOT_JUDGED = -1;
 /** Lines about COPIED flags come last, as in qemu-img; beyond these they are only counted. */
-const FLAGS_KEPT_MAX = 100_000;
+const FLAGS_KEPT_MAX = 10_000;
 
 export class L2Scan {
   readonly figures: LayoutFigures = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 };
@@ -100,11 +100,13 @@ export class L2Scan {
     return this.#layout.hasExternalDataFile ? this.#scanExternal(words, use) : this.#scanOwn(words, use);
   }
 
-  noteWrongFlag(flag: WrongFlag): void {
+  /** what: of millions nobody wants to hear. */
+  noteWrongFlag(flag: Omit<WrongFlag, "what">, what: () => string): void {
     this.copiedErrors += flag.times;
     const isFirstSet = flag.isSet && !this.#hasWrongSet;
     this.#hasWrongSet ||= flag.isSet;
-    if (this.wrongFlags.length < FLAGS_KEPT_MAX || isFirstSet) this.wrongFlags.push(flag);
+    if (this.wrongFlags.length < FLAGS_KEPT_MAX || isFirstSet)
+      this.wrongFlags.push({ ...flag, what: what() });
   }
 
   #scanOwn(words: Int32Array, use: TableUse): boolean {
@@ -246,8 +248,8 @@ export class L2Scan {
     if (use.judgedTimes === 0) return;
     const isCopied = (entry.hi & L2_COPIED_HI) < 0;
     const note = (cluster: ClusterIndex | undefined): void => {
-      const what = `data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`;
-      this.noteWrongFlag({ what, cluster, times: use.judgedTimes, isSet: isCopied });
+      const what = (): string => `data cluster: l2_entry=${formatWord(entry.hi, entry.lo)}`;
+      this.noteWrongFlag({ cluster, times: use.judgedTimes, isSet: isCopied }, what);
     };
     if (this.#layout.hasExternalDataFile) {
       if (!isCopied) note(undefined);

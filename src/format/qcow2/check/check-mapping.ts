@@ -118,8 +118,8 @@ export class MappingWalk {
     if (activeTimes === 0 || offset === 0 || this.#stored.isUnreadable(cluster)) return;
     const isSet = hi >>> COPIED_HI_BIT > 0;
     if (this.#stored.isOne(cluster) === isSet) return;
-    const what = `L2 cluster: l1_index=${index} l1_entry=${formatWord(hi, lo)}`;
-    scan.noteWrongFlag({ what, cluster, times: activeTimes, isSet });
+    const what = (): string => `L2 cluster: l1_index=${index} l1_entry=${formatWord(hi, lo)}`;
+    scan.noteWrongFlag({ cluster, times: activeTimes, isSet }, what);
   }
 
   async #walkL2Tables(scan: L2Scan, signal: AbortSignal | undefined): Promise<void> {

@@ -235,9 +235,12 @@ export async function compareRefcounts(
     // Bytes first: of two chunks that are equal, and hold no count that stands elsewhere, no entry is looked at.
     if (Buffer.compare(one, other) === 0 && !one.includes(LARGE_COUNT)) continue;
     for (let at = 0; at < clusters; at += 1) {
-      if (one[at] !== other[at] || one[at] === LARGE_COUNT) {
-        await compareCluster(offsetBy(start, at), stored, computed, findings);
-      }
+      const [count = 0, references = 0] = [one[at], other[at]];
+      if (count === references && count !== LARGE_COUNT) continue;
+      const cluster = offsetBy(start, at);
+      if (count === LARGE_COUNT || references === LARGE_COUNT) {
+        await compareLarge(cluster, stored, computed, findings);
+      } else tellDifference(cluster, { count, references, stored, findings });
     }
   }
   return offsetBy(lastUsed, 1);
@@ -257,7 +260,8 @@ function findLastUsed(
   return undefined;
 }
 
-async function compareCluster(
+/** What bytes do not tell. */
+async function compareLarge(
   cluster: ClusterIndex,
   stored: StoredRefcounts,
   computed: ClusterCounts,
@@ -265,22 +269,34 @@ async function compareCluster(
 ): Promise<void> {
   const count = await stored.readCount(cluster);
   const references = computed.count(cluster);
-  if (count !== undefined && count !== references) findings.miscounted(cluster, count, references);
   if (count === undefined) {
     findings.unjudged(`Can't get refcount for cluster ${cluster}: Input/output error`);
-  } else if (count < references) {
-    const line = `ERROR cluster ${cluster} refcount=${count} reference=${references}`;
-    findings.corrupt(line, 1, {
+  } else if (count !== references) {
+    const text = await stored.formatCount(cluster);
+    tellDifference(cluster, { count, references, stored, findings, text });
+  }
+}
+
+interface Difference {
+  readonly count: number;
+  readonly references: number;
+  readonly stored: StoredRefcounts;
+  readonly findings: CheckFindings;
+  /** The count as it is printed. */
+  readonly text?: string;
+}
+
+function tellDifference(cluster: ClusterIndex, difference: Difference): void {
+  const { count, references, stored, findings, text = String(count) } = difference;
+  if (findings.takes(cluster, count, references)) return;
+  if (count < references) {
+    findings.corrupt(`ERROR cluster ${cluster} refcount=${text} reference=${references}`, 1, {
       kind: "uncounted",
       offset: startOf(cluster, stored.clusterSizeBytes),
       count,
     });
-  } else if (count > references) {
-    const text = await stored.formatCount(cluster);
-    findings.leak(
-      `Leaked cluster ${cluster} refcount=${text} reference=${references}`,
-      cluster,
-      count - references,
-    );
+  } else {
+    const line = `Leaked cluster ${cluster} refcount=${text} reference=${references}`;
+    findings.leak(line, cluster, count - references);
   }
 }

@@ -56,7 +56,7 @@ export type RepairScope = "leaks" | "all";
 
 /** Beyond these all blocks are made anew: more at once would not fit the memory that imgtx allows itself. */
 const COUNTS_MAX = 2_000_000;
-const FLAG_LINES_MAX = 100_000;
+const FLAG_LINES_MAX = 10_000;
 
 /**
  * What is to be changed; nothing of a sound image. E_UNSUPPORTED for raw, and for what can't be told apart any more;
@@ -79,13 +79,12 @@ async function planQcow2(link: Qcow2Link, scope: RepairScope, cut?: CutTable): P
   try {
     const result = await checkQcow2(link.file, found.onLine, undefined, found);
     if (cut && found.references) requireOwnClusters(link, cut, found.references);
-    const low = found.counts.select("up");
+    const low = found.counts.count("up");
     if (scope === "leaks" && link.header.lacksRefcounts)
       return { ...NOTHING, errorsLeft: result.corruptions };
-    if (scope === "leaks") return await planLeaks(link, found, result, low.length);
-    if (await needsBlocks(link, found))
-      return await planRebuild(link, found, result.corruptions - low.length);
-    if (found.damage > 0) return { ...NOTHING, ...damageOf(found), counts: low };
+    if (scope === "leaks") return await planLeaks(link, found, result, low);
+    if (await needsBlocks(link, found)) return await planRebuild(link, found, result.corruptions - low);
+    if (found.damage > 0) return { ...NOTHING, ...damageOf(found), counts: found.counts.select("up") };
     return await planSound(link, found, found.counts, result);
   } finally {
     found.references?.release();
@@ -116,7 +115,6 @@ async function planLeaks(link: Qcow2Link, found: Found, result: CheckResult, low
   if (damage > 0 || hasBrokenBlocks) {
     return { ...NOTHING, ...damageOf(found), errorsLeft: Math.max(result.corruptions - damage, 0) };
   }
-  const leaks = counts.select("down");
   if (isCut && low === 0) return await planRebuild(link, found, result.corruptions);
   if (isCut) {
     throw new ImgtxError("E_UNSUPPORTED", `more than ${COUNTS_MAX} refcounts are wrong`, {
@@ -124,6 +122,7 @@ async function planLeaks(link: Qcow2Link, found: Found, result: CheckResult, low
       hint: "repair all of it, with `-r all`",
     });
   }
+  const leaks = counts.select("down");
   if (low > 0) return { ...NOTHING, counts: leaks, errorsLeft: result.corruptions };
   return await planSound(link, found, leaks, result);
 }
@@ -140,6 +139,7 @@ async function planSound(
   let { flagLines } = found;
   if (counts.length > 0) {
     const again = new Found();
+    found.flagLines.length = 0;
     const corrected = found.references;
     flags = (await checkQcow2(file, again.onLine, undefined, { corrected })).corruptions - again.incomplete;
     ({ flagLines } = again);
@@ -152,6 +152,9 @@ async function planSound(
 async function planRebuild(link: Qcow2Link, found: Found, errors: number): Promise<Repairs> {
   const { file, header, path } = link;
   const { counts, incomplete } = found;
+  const flagErrors = found.flagLines.length;
+  // Others are told in their place.
+  found.flagLines.length = 0;
   found.references?.release();
   const all = new Found();
   await checkQcow2(file, () => undefined, undefined, {
@@ -171,7 +174,7 @@ async function planRebuild(link: Qcow2Link, found: Found, errors: number): Promi
     ...NOTHING,
     counts,
     rebuilds: true,
-    blockErrors: Math.max(0, errors - found.flagLines.length - incomplete),
+    blockErrors: Math.max(0, errors - flagErrors - incomplete),
     flags,
     flagLines,
     setsFlags: true,

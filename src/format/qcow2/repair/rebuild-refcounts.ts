@@ -30,10 +30,9 @@ export async function rebuildRefcounts(link: Qcow2Link): Promise<void> {
     start: Math.max(references.clusters, Math.ceil((await file.stat()).sizeBytes / clusterSizeBytes)),
     refcountOrder,
     blocks: findBlocks(references, entries),
-    makeBlock: async (index) => {
-      const block = new Uint8Array(clusterSizeBytes);
+    fillBlock: async (block, index) => {
       fill(block, references, index * entries, (index + 1) * entries, refcountOrder);
-      return await Promise.resolve(block);
+      await Promise.resolve();
     },
   });
   references.release();
