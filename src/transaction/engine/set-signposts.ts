@@ -39,34 +39,43 @@ export async function setOnNew(
   index: number,
   file: StorageFile,
 ): Promise<void> {
+  // A workspace beside an image goes with the change that it is for.
+  if (isBesideImage(root)) return;
   const path = newFiles[index]?.path;
   const entries = changes.flatMap(({ after }) => after ?? []);
-  // A workspace beside an image goes with the change that it is for.
-  if (isBesideImage(root) || !entries.flatMap(filesOfDevice).some(({ image }) => image === path)) return;
-  await setFirstSignpost(file, root);
+  const isOne =
+    entries.some(({ image }) => image === path) ||
+    entries.some((entry) => filesOfDevice(entry).some(({ image }) => image === path));
+  if (isOne) await setFirstSignpost(file, root);
 }
 
 /** The record, with what images look like that have got one. */
-export async function setOnKept(
-  { workspace, journal, images }: Work,
-  table: DeviceTable,
-  record: PlanRecord,
-): Promise<PlanRecord> {
+export async function setOnKept(work: Work, table: DeviceTable, record: PlanRecord): Promise<PlanRecord> {
+  const { workspace } = work;
   if (isBesideImage(workspace.root)) return record;
+  const looks = await setOnSealed(work, findSealed(table, record));
+  await setOnFolders(workspace, record);
+  return looks.size === 0 ? record : withLooksOf(record, looks);
+}
+
+async function setOnSealed(
+  { workspace, journal, images }: Work,
+  sealed: readonly Sealed[],
+): Promise<ReadonlyMap<string, Fingerprint>> {
+  const looks = new Map<string, Fingerprint>();
+  if (sealed.length === 0) return looks;
   const open = images.byPath();
   // What an earlier statement has seen of an image counts for the whole transaction.
   const seen: ReadonlyMap<string, unknown> = journal ? lastSeen(journal.state) : new Map();
-  const looks = new Map<string, Fingerprint>();
-  const sealed = findSealed(table, record).filter(({ watched }) => !seen.has(watched.image));
   await settleAll(
     sealed.map(async (one) => {
       const { image } = one.watched;
+      if (seen.has(image)) return;
       const now = await setOn(workspace, one, open.get(image)?.file);
       if (now) looks.set(image, now);
     }),
   );
-  await setOnFolders(workspace, record);
-  return looks.size === 0 ? record : withLooksOf(record, looks);
+  return looks;
 }
 
 /** Of what stands outside of the workspace's own folder, and is not made by the statement. */
@@ -85,23 +94,26 @@ interface Sealed {
   readonly isActive: boolean;
 }
 
-/** What no snapshot keeps yet. A freeze or a mirror goes by how its images looked before. */
+/**
+ * What no snapshot keeps yet, but what imgtx has made, which says it already. A freeze or a mirror goes by how its images
+ * looked before.
+ */
 function findSealed(table: DeviceTable, record: PlanRecord): Sealed[] {
-  const changed = changedImages(record);
-  const held = table.devices.filter(({ mirror, frozen }) => mirror !== null || frozen !== null);
-  const others = new Set(
-    held
-      .flatMap((entry) => [...filesOfDevice(entry), ...(entry.mirror?.source ?? [])])
-      .map(({ image }) => image),
-  );
   const depths = new Map<string, number>();
   for (const device of record.snapshot?.devices ?? []) {
-    const chain = findDevice(table, device)?.chain ?? [];
+    const { chain = [], made } = findDevice(table, device) ?? {};
     const kept = chain.findIndex(({ sealedBy }) => sealedBy !== undefined);
-    for (const [depth, entry] of chain.slice(0, kept === -1 ? chain.length : kept).entries())
+    for (const [depth, entry] of chain.slice(0, kept === -1 ? chain.length : kept).entries()) {
+      if (entry.isMade || entry.image === made) continue;
       for (const { image } of filesOfEntry(entry))
         depths.set(image, Math.min(depth, depths.get(image) ?? depth));
+    }
   }
+  if (depths.size === 0) return [];
+  const changed = changedImages(record);
+  const held = table.devices.filter(({ mirror, frozen }) => mirror !== null || frozen !== null);
+  const files = held.flatMap((entry) => [...filesOfDevice(entry), ...(entry.mirror?.source ?? [])]);
+  const others = new Set(files.map(({ image }) => image));
   return record.watched.flatMap((watched) => {
     const { image } = watched;
     const depth = depths.get(image);
