@@ -3,7 +3,7 @@
 //
 // Invariant: what differs by nature is made equal in both (folders), nothing else.
 
-import { spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import type { CliContext } from "../../../src/cli/context.ts";
 import { run } from "../../../src/cli/main.ts";
@@ -125,7 +125,7 @@ export function copyPrepared(script: string, folder: string): void {
     prepared.set(script, source);
     afterFile(() => void prepared.delete(script));
   }
-  shell(folder, `cp -a --sparse=always "${source}/." .`);
+  execFileSync("cp", ["-a", "--sparse=always", `${source}/.`, "."], { cwd: folder });
 }
 
 /** qemu-img leaves out the last line break of some errors. */
