@@ -47,9 +47,10 @@ export async function prepareStatement(
     // All begun before the first is waited for, and side by side: one journal commit of the file system
     // then serves many of them.
     for (const file of files) file.beginFlush();
-    const flushed = flushAll(record, files);
     const changes = plan.redo ?? [];
     const redo = await stageChanges(work.staged, work.id, record, { changes, before: journal.state });
+    // Not before: what takes a repair back is written to its file while the repair is staged.
+    const flushed = flushAll(record, files);
     const prepared = await fingerprints(plan, record, files);
     const { statement } = record;
     const reads = work.reads?.stored() ?? [];
