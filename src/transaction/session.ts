@@ -24,10 +24,10 @@ import { assertAlone, findApplied, onceOf } from "./once.ts";
 import { noteLostHooks } from "./hooks.ts";
 import { withRoom } from "./engine/provision.ts";
 import { createJournal, pickJournal, requireJournal, requireOpen } from "./engine/pick-journal.ts";
-import { renewMirrors } from "./engine/renew.ts";
+import { assertWhole, renewMirrors } from "./engine/renew.ts";
 import type { ActionRequest, KeptFile, LockWait, RunOptions, Session } from "./requests/request.ts";
 import type { Outcome, TransactionDescription } from "./describe/results.ts";
-import { abortJournal, undoFrom } from "./recover/undo.ts";
+import { abortJournal, goBackTo } from "./recover/undo.ts";
 import { verifySynced } from "./engine/verify-synced.ts";
 import {
   type Attempt,
@@ -191,6 +191,7 @@ export async function commitTransaction(
   const { kept, options } = collectKept(choice);
   return await withJournal(workspace, { id, purpose: TO_COMMIT }, options, async (journal) => {
     throwIfInterrupted(options.signal);
+    assertWhole(journal.state);
     const table = options.dryRun
       ? await rehearse(workspace, journal, options)
       : await withRoom({ workspace, journal, options }, (attempt) =>
@@ -305,7 +306,7 @@ export async function rollbackToSavepoint(
     }
     const table = await readTable(workspace);
     const before = liveStatements(journal.state).length;
-    const kept = await undoFrom(workspace, journal, savepoint.nextStatement);
+    const kept = await goBackTo(workspace, journal, savepoint.nextStatement);
     for (const file of kept) wait.onKept?.(file);
     const changed = liveStatements(journal.state).length < before;
     return await describeOpen(workspace, journal, { changed, table, kept });

@@ -53,11 +53,31 @@ async function renewChanged(work: Work, journal: Journal): Promise<void> {
     assertNoneLeft(statements, doubts);
     return;
   }
-  const kept = reopened ? await undoFrom(workspace, journal, reopened.plan.statement) : [];
-  for (const file of kept) work.options.onKept?.(file);
+  if (reopened) await takeBack(work, journal, reopened.plan.statement);
   const copies = affected.filter(({ plan }) => !isMove(plan));
   const table = await effectiveTable(work);
   await runStatements(work, [...requestsOf(copies, table), ...requestsOf(later, table)]);
+  if (reopened) await journal.append({ type: "renewing", from: null }, "renewing");
+}
+
+/** Who dies here, or fails after it, leaves a transaction that lacks what was asked for, and the journal says so. */
+async function takeBack(work: Work, journal: Journal, from: number): Promise<void> {
+  await journal.append({ type: "renewing", from }, "renewing");
+  for (const file of await undoFrom(work.workspace, journal, from)) work.options.onKept?.(file);
+}
+
+/** E_CHANGED where a commit took a move back to renew its copy, and came to nothing then: no other commits the rest alone. */
+export function assertWhole({ shortFrom, statements }: TransactionState): void {
+  if (shortFrom === null) return;
+  const [device] = statements[shortFrom]?.plan.devices ?? [];
+  throw new ImgtxError(
+    "E_CHANGED",
+    "a commit took this device's change back, since its copy was out of date, and failed before it was done once more",
+    {
+      ...(device !== undefined && { device }),
+      hint: "`imgtx txn abort` takes the transaction back; then begin again",
+    },
+  );
 }
 
 /** Whether a doubt counts for it. What it fills after the mark is what the device holds then. */

@@ -38,11 +38,21 @@ const NOTHING_YET = {
   statements: [],
   volumes: [],
   savepoints: [],
+  shortFrom: null,
   fences: [],
   commit: undefined,
   staged: [],
   applied: new Set<string>(),
   aborting: false,
+};
+
+const NOT_BEGUN = {
+  marks: new Map<string, number>(),
+  parked: false,
+  prepared: undefined,
+  done: false,
+  undone: false,
+  undoing: false,
 };
 
 /** The state after one more record, or the first one. */
@@ -70,16 +80,7 @@ export function applyRecord(
       assertRedoLogs(state.begin.id, record, file);
       assertCopies(state, record, file);
       assertApart(record, file);
-      const fresh: Statement = {
-        plan: record,
-        marks: new Map(),
-        parked: false,
-        prepared: undefined,
-        done: false,
-        undone: false,
-        undoing: false,
-      };
-      return { ...state, statements: [...state.statements, fresh] };
+      return { ...state, statements: [...state.statements, { ...NOT_BEGUN, plan: record }] };
     }
     case "copied": {
       const marks = new Map(state.statements.at(-1)?.marks).set(record.path, record.offset);
@@ -98,13 +99,16 @@ export function applyRecord(
       return withSavepoint(state, record.name);
     case "undo":
       return changeFrom(state, record.from, { undoing: true });
+    case "renewing":
+      return { ...state, shortFrom: record.from };
     case "undone":
       return withoutVolumes(changeFrom(state, record.from, { undoing: true, undone: true }), record.from);
     case "fencing":
       assertFences(state, record, file);
       return { ...state, fences: record.fences };
     case "commit":
-      if (!state.statements.every((one) => isMade(state, one))) throw outOfOrder(file, record.type);
+      if (state.shortFrom !== null || !state.statements.every((one) => isMade(state, one)))
+        throw outOfOrder(file, record.type);
       return { ...state, commit: record };
     case "abort":
       return { ...state, aborting: true };

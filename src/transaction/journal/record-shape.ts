@@ -286,6 +286,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
   }),
   savepoint: objectOf<RecordOf<"savepoint">>({ type: oneOf("savepoint"), name: isText }),
   undo: objectOf<RecordOf<"undo">>({ type: oneOf("undo"), from: isCount }),
+  renewing: objectOf<RecordOf<"renewing">>({ type: oneOf("renewing"), from: orNull(isCount) }),
   undone: objectOf<RecordOf<"undone">>({ type: oneOf("undone"), from: isCount }),
   fencing: objectOf<RecordOf<"fencing">>({ type: oneOf("fencing"), fences: listOf(isCommitFence) }),
   commit: objectOf<RecordOf<"commit">>({

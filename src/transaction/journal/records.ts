@@ -2,7 +2,7 @@
 //
 // A transaction is a list of statements; each is planned, prepared, done, and perhaps undone:
 //
-//   begin  (provision*  plan  prepared  done)*  savepoint*  (undo undone)*  fencing*  (commit (copied | staged | applied)*) | abort
+//   begin  (provision*  plan  prepared  done)*  savepoint*  (undo undone)*  renewing*  fencing*  (commit (copied | staged | applied)*) | abort
 //
 // Invariants
 // - `plan` is durable before the statement makes its first file.
@@ -271,6 +271,12 @@ interface UndoRecord {
   readonly from: number;
 }
 
+/** A commit takes back what comes from this statement on, to do it once more. null: nothing is missing of it any more. */
+interface RenewingRecord {
+  readonly type: "renewing";
+  readonly from: number | null;
+}
+
 interface UndoneRecord {
   readonly type: "undone";
   readonly from: number;
@@ -326,6 +332,7 @@ export type JournalRecord =
   | DoneRecord
   | SavepointRecord
   | UndoRecord
+  | RenewingRecord
   | UndoneRecord
   | FencingRecord
   | CommitRecord
@@ -352,6 +359,8 @@ export interface TransactionState {
   /** Made, or about to be, for a statement that is not undone. */
   readonly volumes: readonly (PlannedVolume & { readonly statement: number })[];
   readonly savepoints: readonly { readonly name: string; readonly nextStatement: number }[];
+  /** From this statement on a commit took back what it has not done once more yet. */
+  readonly shortFrom: number | null;
   /** Of the commit, which may be up. */
   readonly fences: readonly CommitFence[];
   readonly commit: CommitRecord | undefined;

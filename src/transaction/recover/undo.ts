@@ -145,6 +145,19 @@ export async function undoFrom(
   return kept;
 }
 
+/** The same up to a savepoint. What a commit that failed took back from there on is missing no more. */
+export async function goBackTo(
+  workspace: Workspace,
+  journal: Journal,
+  from: number,
+): Promise<readonly KeptFile[]> {
+  const kept = await undoFrom(workspace, journal, from);
+  const { shortFrom } = journal.state;
+  if (shortFrom !== null && from <= shortFrom)
+    await journal.append({ type: "renewing", from: null }, "renewing");
+  return kept;
+}
+
 /** Takes the whole transaction back and retires the journal. The caller may hold the workspace lock. */
 export async function abortJournal(
   workspace: Workspace,

@@ -1,13 +1,17 @@
 // reopen to a device's own mirror: the device keeps its content, and everything else is as for any image.
 
-import { existsSync, linkSync, rmSync, symlinkSync } from "node:fs";
+import { existsSync, linkSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { posix } from "node:path";
 import { describe, expect, test } from "vitest";
+import { ImgtxError } from "../../../src/errors/index.ts";
+import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { oracle } from "../../helpers/oracles.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { freeze, frozen, unfreeze } from "../../helpers/transaction/freezing.ts";
 import { isSameToGuest, startGuest } from "../../helpers/transaction/migrating.ts";
 import { mirror, stagingFiles, stateOf, writeGuest } from "../../helpers/transaction/mirroring.ts";
+import { watchStorage } from "../../helpers/storage/watched-storage.ts";
 import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io", "timeout");
@@ -221,3 +225,32 @@ test("a device that is reopened elsewhere has its mirror no more, and is told so
   expect((await mirrors(bench))[0]).toBeUndefined();
   expect(existsSync(bench.at("m.qcow2"))).toBe(true);
 });
+
+qemu.test(
+  "a commit that fails while it brings the mirror in sync once more lets none commit the rest",
+  async () => {
+    const bench = await makeMirrored();
+    const content = await bench.content();
+    await bench.begin();
+    await bench.reopen("vda", "m.qcow2");
+    await bench.savepoint("vda is moved");
+    await bench.reopen("vdb", "n.raw");
+    writeGuest(bench.at("b.raw"), "raw", WRITE);
+    const full = watchStorage(makeNodeStorage(), ({ name, path }) => {
+      if (name === "createFile" && posix.basename(path).startsWith(".imgtx-"))
+        throw new ImgtxError("E_NO_SPACE", "the disk is full");
+    });
+    const failed = await failureOf(async () => await bench.through(full).commit());
+    expect(failed).toMatchObject({ code: "E_NO_SPACE" });
+    for (const dryRun of [true, false]) {
+      const refusal = await failureOf(async () => await bench.commit(undefined, { dryRun }));
+      expect(refusal).toMatchObject({ code: "E_CHANGED", changed: false, device: "vdb" });
+    }
+    await bench.rollbackTo("vda is moved");
+    await bench.reopen("vdb", "n.raw");
+    await bench.commit();
+    expect(await bench.images()).toMatchObject({ vda: "m.qcow2", vdb: "n.raw" });
+    expect(await bench.content()).not.toEqual(content);
+    expect(readFileSync(bench.at("n.raw"))).toEqual(readFileSync(bench.at("b.raw")));
+  },
+);

@@ -92,6 +92,7 @@ describe("records in an order that imgtx never writes are refused", () => {
     ["a commit of what is planned and not made", [planRecord(0), COMMIT]],
     ["a commit of what is made and not done", [planRecord(0), preparedRecord(0), COMMIT]],
     ["a commit amid an undo", [planRecord(0), preparedRecord(0), done(0), undo(0), COMMIT]],
+    ["a commit that lacks what another took back", [{ type: "renewing", from: 0 }, COMMIT]],
     ["a second commit", [COMMIT, COMMIT]],
     ["an abort after the commit", [COMMIT, ABORT]],
     ["a commit after the abort", [ABORT, COMMIT]],
