@@ -14,8 +14,13 @@ import {
   offsetBy,
   startOf,
 } from "../../../units/index.ts";
-import { ClusterAllocator } from "./cluster-allocator.ts";
-import { countL1Entries, L1_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { ClusterAllocator, tooLarge } from "./cluster-allocator.ts";
+import {
+  countL1Entries,
+  L1_TABLE_BYTES_MAX,
+  REFCOUNT_TABLE_BYTES_MAX,
+  TABLE_ENTRY_BYTES,
+} from "../codec/limits.ts";
 import { type ClusterRange, NewImageCounts } from "./new-image-counts.ts";
 
 export interface NewImageRequest {
@@ -71,9 +76,19 @@ export async function planNewImage(request: NewImageRequest): Promise<NewImageLa
   if (last && isSameRequest(last.request, request)) return last.layout;
   const l1Size = countL1Entries(request.virtualSizeBytes, request.clusterBits, request.extendedL2);
   if (l1Size * TABLE_ENTRY_BYTES > L1_TABLE_BYTES_MAX) return undefined;
+  // Found before millions of blocks are planned: the data by itself has too many.
+  if (countDataBlocks(request) * TABLE_ENTRY_BYTES > REFCOUNT_TABLE_BYTES_MAX) throw tooLarge();
   const layout = await new Planning(request, l1Size).run();
   if (request.preallocation === "off") last = { request, layout };
   return layout;
+}
+
+/** How many refcount blocks count the data clusters that are mapped in advance. */
+function countDataBlocks(request: NewImageRequest): number {
+  if (request.preallocation === "off" || request.hasDataFile) return 0;
+  const clusterBytes = 2 ** request.clusterBits;
+  const blockEntries = (clusterBytes * 8) / 2 ** request.refcountOrder;
+  return Math.ceil(Math.ceil(request.virtualSizeBytes / clusterBytes) / blockEntries);
 }
 
 function isSameRequest(a: NewImageRequest, b: NewImageRequest): boolean {
