@@ -8,7 +8,7 @@
 import { earliest, endOf, type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { CHUNK_BYTES, ImagePair, READS_AT_ONCE, type Which } from "./image-pair.ts";
-import { readsAsZeros } from "../read/extent-cursor.ts";
+import { readIn, readsAsZeros } from "../read/extent-cursor.ts";
 import type { Extent, Image } from "../image.ts";
 import { Pipeline } from "../read/pipeline.ts";
 import { findDifference, findNonZero } from "../read/zero-blocks.ts";
@@ -192,11 +192,8 @@ class Comparison {
     offset: GuestOffset,
     extent?: Extent,
   ): Promise<CompareFailure | undefined> {
-    const image = this.#pair.images[which];
     const read = await this.#guarded(which, "data", offset, () =>
-      extent === undefined || image.readExtent === undefined
-        ? image.read(target, offset)
-        : image.readExtent(extent, target, offset),
+      readIn(extent, this.#pair.images[which], target, offset),
     );
     return "error" in read ? read : undefined;
   }

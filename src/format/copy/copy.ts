@@ -23,6 +23,7 @@ import {
 } from "./copy-steps.ts";
 import { copiesInKernel, copyInKernel, takeOver } from "./copy-in-kernel.ts";
 import { trackIn } from "../read/limited.ts";
+import { readIn } from "../read/extent-cursor.ts";
 import { Pipeline } from "../read/pipeline.ts";
 import { readSalvaging } from "../read/salvage.ts";
 import { isZero } from "../read/zero-blocks.ts";
@@ -256,8 +257,7 @@ class Copier {
       return;
     }
     try {
-      if (extent === undefined || image.readExtent === undefined) await image.read(piece, offset);
-      else await image.readExtent(extent, piece, offset);
+      await readIn(extent, image, piece, offset);
     } catch (error) {
       if (!(error instanceof ImgtxError)) throw error;
       const message = `error while reading at byte ${targetOffset}: ${error.message}`;

@@ -1,4 +1,4 @@
-// Walks the extents of an image forwards, and hides that they come in batches.
+// Walks the extents of an image forwards, and hides that they come in batches; and reads what lies in one.
 
 import { ImgtxError } from "../../errors/index.ts";
 import { endOf, type GuestOffset, guestOffset, rangeTo } from "../../units/index.ts";
@@ -56,4 +56,15 @@ export async function* extentsOf(image: Image): AsyncGenerator<Extent, void, und
 /** Whether its bytes are known to be zeros without being read. */
 export function readsAsZeros({ kind }: Extent): boolean {
   return kind === "zero" || kind === "unallocated";
+}
+
+/** Fills target from the guest offset; where all of it lies in an extent that is known, its place is not looked for again. */
+export async function readIn(
+  extent: Extent | undefined,
+  image: Image,
+  target: Uint8Array,
+  offset: GuestOffset,
+): Promise<void> {
+  if (extent === undefined || image.readExtent === undefined) await image.read(target, offset);
+  else await image.readExtent(extent, target, offset);
 }

@@ -8,9 +8,9 @@
 // - Asked only where inode numbers may be made up; and folders are read only where a name in other letters is found.
 // - What no folder lists so (a short name of DOS) stays as it is.
 
-import { lstatSync, readdirSync, realpathSync, statfsSync } from "node:fs";
+import { lstatSync, readdirSync, realpathSync } from "node:fs";
 import { posix } from "node:path";
-import { kindOfType } from "../kernel/file-system.ts";
+import { kindAt } from "../kernel/file-system.ts";
 import { quietly } from "../quietly.ts";
 
 /** What is asked of the system; a test answers in its place. */
@@ -21,11 +21,7 @@ export interface NameLookup {
 }
 
 const OF_SYSTEM: NameLookup = {
-  keepsInodes: (path) =>
-    quietly(
-      () => kindOfType(Number(BigInt.asUintN(32, statfsSync(path, { bigint: true }).type))).keepsInodes,
-      true,
-    ),
+  keepsInodes: (path) => quietly(() => kindAt(path).keepsInodes, true),
   isThere: (path) => quietly(() => lstatSync(path, { throwIfNoEntry: false }) !== undefined, false),
   namesIn: (folder) => quietly(() => readdirSync(folder), []),
 };

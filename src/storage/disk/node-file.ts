@@ -17,7 +17,7 @@ import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { FileLease } from "../locks/file-lease.ts";
 import { describeStat } from "./file-stat.ts";
 import { aroundStat, type NativeAccess } from "./native-access.ts";
-import { fsyncInPool, isPoolBusy, readInPool } from "./pool-calls.ts";
+import { CALL_BYTES_MAX, fsyncInPool, isPoolBusy, readInPool } from "./pool-calls.ts";
 import type {
   AttributeName,
   ByteRange,
@@ -34,8 +34,6 @@ import { takesNoMore, WriteQueue } from "./write-queue.ts";
 import { fillHoles, writeZeros } from "./zero-ranges.ts";
 
 const SYNC_BYTES_MAX = 64 * 1024;
-/** The kernel transfers at most 2 GiB less a page at once. */
-const CALL_BYTES_MAX = 1024 * 1024 * 1024;
 const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
 
 export class NodeFile implements StorageFile {

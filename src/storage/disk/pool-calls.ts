@@ -3,6 +3,9 @@
 
 import { fsync, read, write, writev } from "node:fs";
 
+/** The kernel transfers at most 2 GiB less a page at once. */
+export const CALL_BYTES_MAX = 1024 * 1024 * 1024;
+
 /** Two for each core of a small machine, or one for each thread of Node's: so none stands idle while this thread reads. */
 const BUSY_POOL_CALLS = 4;
 

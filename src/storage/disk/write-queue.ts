@@ -10,10 +10,8 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { ByteRange } from "../storage.ts";
 import { explainError } from "../system-error.ts";
-import { writeInPool } from "./pool-calls.ts";
+import { CALL_BYTES_MAX, writeInPool } from "./pool-calls.ts";
 
-/** The kernel transfers at most 2 GiB less a page at once. */
-const CALL_BYTES_MAX = 1024 * 1024 * 1024;
 const PIECES_MAX = 64;
 /** Joined with another no call writes more: who copies would have no memory left to read into meanwhile. */
 const JOINED_BYTES_MAX = 4 * 1024 * 1024;

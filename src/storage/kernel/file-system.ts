@@ -78,6 +78,11 @@ export function kindOfType(type: number): FileSystemKind {
   return KINDS.get(type) ?? unknownKind(type.toString(16));
 }
 
+/** Of the one that the path is on. */
+export function kindAt(path: string): FileSystemKind {
+  return kindOfType(Number(BigInt.asUintN(32, statfsSync(path, { bigint: true }).type)));
+}
+
 /** Of the file system with this id. */
 export function kindOfFileSystem(id: string): FileSystemKind {
   const colon = id.indexOf(":");
@@ -91,9 +96,7 @@ export function mayShareBlocks({ fileSystemId }: { readonly fileSystemId: string
 }
 
 export function readFileSystemTraits(path: string): FileSystemTraits {
-  const { name, keepsInodes, keepsModes } = kindOfType(
-    Number(BigInt.asUintN(32, statfsSync(path, { bigint: true }).type)),
-  );
+  const { name, keepsInodes, keepsModes } = kindAt(path);
   const sharesLocks = ONE_KERNEL.has(name) || areLocksShared(readMounting(path), readBlockKinds());
   return { keepsInodes, keepsModes, sharesLocks };
 }

@@ -7,6 +7,7 @@
 // - amid the moves: some files at their final names, which `prepared` knows by inode and birth time; undone.
 
 import { posix } from "node:path";
+import { setFirstSignpost } from "../../device/index.ts";
 import { ImgtxError, settleAll } from "../../errors/index.ts";
 import { beforeItsName, settleFingerprint, takeContent, takeFingerprint } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
@@ -14,7 +15,7 @@ import { giveAccess, modeAtFirst } from "../images/access.ts";
 import { type FileToMake, type FillTools, MARK_EVERY_MS, type Plan } from "../actions/plan/action.ts";
 import type { Journal, NewFile, PlanRecord, NamedFile, PreparedFile } from "../journal/index.ts";
 import { stageChanges } from "../images/redo.ts";
-import { setOnNew } from "./set-signposts.ts";
+import { imagesToSign } from "./set-signposts.ts";
 import { throwIfInterrupted, type Work } from "./work.ts";
 
 /** Returns when the files have their names; what it returns settles when the names are durable. */
@@ -27,6 +28,7 @@ export async function prepareStatement(
   const { storage } = work.workspace;
   const files: StorageFile[] = [];
   const fresh = new Set<number>();
+  const signed = imagesToSign(work.workspace, record);
   try {
     await forgetLostFiles(storage, journal, record);
     for (const [index, newFile] of record.newFiles.entries()) {
@@ -38,7 +40,7 @@ export async function prepareStatement(
         files.push(file);
         if (isFresh) fresh.add(index);
         await giveAccess(storage, file, toMake);
-        if (isFresh) await setOnNew(work.workspace, record, index, file);
+        if (isFresh && signed.has(newFile.path)) await setFirstSignpost(file, work.workspace.root);
       });
     }
     const tools = fillTools(work, journal, record, fresh);

@@ -13,7 +13,6 @@ import {
   findUserElsewhere,
   isBelow,
   readSignpost,
-  setFirstSignpost,
   setSignpost,
   withLooks,
   type Workspace,
@@ -32,21 +31,15 @@ import { lastSeen, type PlanRecord, type WatchedImage } from "../journal/index.t
 import { changedImages } from "./plan.ts";
 import type { Work } from "./work.ts";
 
-/** Before it is flushed. What lies there for the commit alone gets none. */
-export async function setOnNew(
-  { root }: Workspace,
-  { newFiles, changes }: PlanRecord,
-  index: number,
-  file: StorageFile,
-): Promise<void> {
+/** Those files of devices that get one as they are made, before they are flushed. What lies there for the commit alone gets none. */
+export function imagesToSign({ root }: Workspace, { newFiles, changes }: PlanRecord): ReadonlySet<string> {
   // A workspace beside an image goes with the change that it is for.
-  if (isBesideImage(root)) return;
-  const path = newFiles[index]?.path;
+  if (isBesideImage(root)) return new Set();
   const entries = changes.flatMap(({ after }) => after ?? []);
-  const isOne =
-    entries.some(({ image }) => image === path) ||
-    entries.some((entry) => filesOfDevice(entry).some(({ image }) => image === path));
-  if (isOne) await setFirstSignpost(file, root);
+  const active = new Set(entries.map(({ image }) => image));
+  // Of a group of snapshots all are, and no chain is gone through.
+  if (newFiles.every(({ path }) => active.has(path))) return active;
+  return new Set(entries.flatMap(filesOfDevice).map(({ image }) => image));
 }
 
 /** The record, with what images look like that have got one. */
@@ -133,11 +126,8 @@ async function setOn(
   if ((await readSignpost(storage, image)).includes(root)) return undefined;
   // Others' snapshots know what it looks like.
   if (!isActive && (await findUserElsewhere(workspace, image))) return undefined;
-  const looksAsRead = async (): Promise<boolean> => {
-    const { changedNs } = await file.stat();
-    return changedNs === fingerprint.changedNs;
-  };
-  if (!(await looksAsRead()) || !(await setSignpost(storage, image, root))) return undefined;
+  const isAsRead = (await file.stat()).changedNs === fingerprint.changedNs;
+  if (!isAsRead || !(await setSignpost(storage, image, root))) return undefined;
   const { changedNs, settled, ...now } = await file.stat();
   if (describeStatChanges(fingerprint, now).length > 0) return undefined;
   return await settleFingerprint(storage.host, file, { ...fingerprint, changedNs, settled });

@@ -13,6 +13,7 @@
 // - `plan` names each redo log before it is made; `prepared` says where it ends, and is appended when it is durable.
 // - `fencing` has the bytes of each fence, and is durable before the first is raised. What has no such record has
 //   nothing to take back in images that were there before.
+// - `renewing` stands before the `undo` that it is about: who dies in between leaves what no commit takes for whole.
 // - `undo` and `abort` are durable before the first file goes. `commit` is the commit point: before it
 //   everything can be undone, after it the only way is forward.
 // - `staged` is appended when a redo log that is made after the mark is durable: the copy that it waited for is done.

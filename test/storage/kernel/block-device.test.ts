@@ -28,6 +28,17 @@ function makeDevice(storage: Storage) {
   return { storage, root, device: attachLoop(`${root}/volume`) };
 }
 
+/** Another node of the device, until the test ends. */
+function makeNode(device: string, name: string): string {
+  const number = readFileSync(`/sys/class/block/${device.slice(5)}/dev`, "utf8");
+  const node = `/dev/${name}`;
+  command("mknod", node, "b", ...number.trim().split(":"));
+  onTestFinished(() => {
+    rmSync(node);
+  });
+  return node;
+}
+
 const refuse = (): never => {
   throw new SystemCallError("fallocate", ENOTSUP);
 };
@@ -152,15 +163,8 @@ loops.test(
   async () => {
     const storage = makeNodeStorage();
     const { device, root } = makeDevice(storage);
-    const number = readFileSync(`/sys/class/block/${device.slice(5)}/dev`, "utf8")
-      .trim()
-      .split(":");
     // As libvirt makes it, in a /dev that it mounts for the guest alone.
-    const node = `/dev/${path.basename(root)}`;
-    command("mknod", node, "b", ...number);
-    onTestFinished(() => {
-      rmSync(node);
-    });
+    const node = makeNode(device, path.basename(root));
     const guest = spawn("qemu-io", ["-f", "raw", node], { stdio: ["pipe", "pipe", "inherit"] });
     try {
       guest.stdin.write("read 0 512\n");
@@ -184,14 +188,7 @@ loops.test(
   async () => {
     const storage = makeNodeStorage();
     const { device, root } = makeDevice(storage);
-    const number = readFileSync(`/sys/class/block/${device.slice(5)}/dev`, "utf8")
-      .trim()
-      .split(":");
-    const node = `/dev/${path.basename(root)}`;
-    command("mknod", node, "b", ...number);
-    onTestFinished(() => {
-      rmSync(node);
-    });
+    const node = makeNode(device, path.basename(root));
     const waitsBy = async (name: string): Promise<() => Promise<void>> => {
       const words = [...sourceProgram("wait-for-device"), name];
       const child = spawn(process.execPath, words, { stdio: ["pipe", "pipe", "inherit"] });
