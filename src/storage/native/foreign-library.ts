@@ -23,7 +23,7 @@ export interface NativeFunction {
   async(...values: [...NativeValue[], (error: Error | null, result: NativeResult) => void]): void;
 }
 
-interface NativeLibrary {
+export interface NativeLibrary {
   /** Takes a prototype in C, in which `str` is a text. Throws where the library has no such function. */
   func(prototype: string): NativeFunction;
 }

@@ -5,6 +5,7 @@
 
 import { loadForeign } from "./foreign.ts";
 import type { NativeFunction, NativeResult, NativeValue } from "./foreign-library.ts";
+import { bindCall } from "./numbered-calls.ts";
 import { nameErrno } from "../system-error.ts";
 
 /** Of <errno.h>, the same on every supported architecture: node:os would have them, and takes time to load. */
@@ -82,7 +83,7 @@ export function bindNative(): NativeFunctions {
   };
   for (const [name, prototype] of Object.entries(PROTOTYPES)) {
     const get = (): NativeFunction => {
-      const value = libc.func(prototype);
+      const value = bindCall(libc, prototype);
       Object.defineProperty(native, name, { value });
       return value;
     };

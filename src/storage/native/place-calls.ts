@@ -11,6 +11,7 @@ import { basename } from "node:path";
 import { kindOfType } from "../kernel/file-system.ts";
 import { loadForeign } from "./foreign.ts";
 import type { NativeFunction } from "./foreign-library.ts";
+import { bindCall } from "./numbered-calls.ts";
 import { folderOf, formatDeviceNumber } from "../kernel/sysfs.ts";
 import { quietly } from "../quietly.ts";
 
@@ -26,8 +27,7 @@ export const UNKNOWN_PLACE: FilePlace = { fileSystemId: "", mountId: "" };
 
 /** The C functions that it takes. Each returns -1 for an error. */
 interface PlaceFunctions {
-  /** Undefined where the C library has none. */
-  readonly statx: NativeFunction | undefined;
+  readonly statx: NativeFunction;
   readonly statfs: NativeFunction;
   readonly fstatfs: NativeFunction;
   readonly ioctl: NativeFunction;
@@ -53,14 +53,10 @@ const FS_IOC_GETFSUUID = 0x80111500;
 const STATX = new Uint8Array(STATX_BYTES);
 const STATX_VIEW = new DataView(STATX.buffer);
 
-/** Binds them. The C library may be an older one, without statx. */
 export function bindPlaces(): PlaceFunctions {
   const libc = loadForeign().load(null);
   return {
-    statx: quietly(
-      () => libc.func("int statx(int folder, str path, int flags, unsigned int mask, void *into)"),
-      undefined,
-    ),
+    statx: bindCall(libc, "int statx(int folder, str path, int flags, unsigned int mask, void *into)"),
     statfs: libc.func("int statfs(str path, void *into)"),
     fstatfs: libc.func("int fstatfs(int fd, void *into)"),
     ioctl: libc.func("int ioctl(int fd, unsigned long request, void *into)"),
@@ -93,7 +89,6 @@ export class Places {
   /** The kernel's own number of the mounting; "" before Linux 6.8. Undefined where it is not that file any more. */
   #findMount(place: PlaceToAsk, device: string, inode: string): string | undefined {
     const { statx } = this.#functions;
-    if (statx === undefined) return "";
     const mask = STATX_INO | STATX_MNT_ID_UNIQUE;
     const status =
       typeof place === "number"
