@@ -195,9 +195,17 @@ export async function settleFingerprint(
   return fingerprint;
 }
 
-/** What changed, a few words each: `size 196616 → 262144`. Empty when nothing is known to have. */
+/**
+ * What changed, a few words each: `size 196616 → 262144`. Empty when nothing is known to have. That a volume was made larger
+ * is no change of a qcow2 image in it, which does not end with it; of a raw one it is another size of the disk.
+ */
 export function describeChanges(before: Fingerprint, now: Fingerprint): string[] {
-  const changes = describeContentChanges(before, now);
+  return [...describeUnreadChanges(before, now), ...describeHeaderChange(before, now)];
+}
+
+/** The same where the header was not read. */
+export function describeUnreadChanges(before: Fingerprint, now: Fingerprint): string[] {
+  const changes = describeStatChanges(before, now);
   if (mayBeSameFile(before, now)) return changes;
   const replaced =
     before.inode === now.inode
@@ -208,15 +216,18 @@ export function describeChanges(before: Fingerprint, now: Fingerprint): string[]
 
 /** The same for an image that may have been copied or moved with its times: which file it is does not count. */
 export function describeContentChanges(before: Fingerprint, now: Fingerprint): string[] {
-  const changes = describeStatChanges(before, now);
-  if (before.headerSha256 !== now.headerSha256) changes.push("header");
-  return changes;
+  return [...describeStatChanges(before, now), ...describeHeaderChange(before, now)];
+}
+
+function describeHeaderChange(before: Fingerprint, now: Fingerprint): string[] {
+  return before.headerSha256 === now.headerSha256 ? [] : ["header"];
 }
 
 type Dated = Pick<Fingerprint, "sizeBytes" | "modifiedNs">;
 
 /** The same as far as a stat alone tells, where nobody opens the image. */
-export function describeStatChanges(before: Dated, now: Dated): string[] {
+export function describeStatChanges(before: Fingerprint, found: Dated): string[] {
+  const now = before.headerSha256 === null ? found : inSmallerVolume(before, found);
   const changes: string[] = [];
   if (before.sizeBytes !== now.sizeBytes) changes.push(`size ${before.sizeBytes} → ${now.sizeBytes}`);
   if (before.modifiedNs !== now.modifiedNs) {
@@ -225,12 +236,7 @@ export function describeStatChanges(before: Dated, now: Dated): string[] {
   return changes;
 }
 
-/** As it would look in a volume as large as before, where that was made larger: a qcow2 image does not end with it. */
-export function butForGrowth<Look extends Dated>(before: Fingerprint, now: Look): Look {
-  return before.headerSha256 === null ? now : inSmallerVolume(before, now);
-}
-
-/** The same of what is raw, and is to become an image of qcow2. */
+/** As it would look in a volume as large as before, where that was made larger: also of what is raw, and not to stay so. */
 export function inSmallerVolume<Look extends Dated>(before: Fingerprint, now: Look): Look {
   const isLarger = isDeviceIdentity(before) && now.sizeBytes > before.sizeBytes;
   return isLarger ? { ...now, sizeBytes: before.sizeBytes } : now;

@@ -131,7 +131,7 @@ export {
   describeChanges,
   describeContentChanges,
   describeDoubt,
-  butForGrowth,
+  describeUnreadChanges,
   inSmallerVolume,
   describeStatChanges,
   digestHead,

@@ -83,4 +83,15 @@ describe("a fingerprint", () => {
   test("tells a file that was removed and made again under the same inode", () => {
     expect(describeChanges(BEFORE, { ...BEFORE, bornNs: "5" })).toHaveLength(1);
   });
+
+  test("a volume that became larger has changed a raw image, and none of qcow2", () => {
+    const qcow2 = { ...BEFORE, fileSystemId: "device:", headerSha256: "ab" };
+    const grown = { ...qcow2, sizeBytes: BEFORE.sizeBytes + 512 };
+    expect(describeChanges(qcow2, grown)).toEqual([]);
+    expect(describeChanges(grown, qcow2)).toHaveLength(1);
+    expect(describeChanges({ ...qcow2, headerSha256: null }, { ...grown, headerSha256: null })).toHaveLength(
+      1,
+    );
+    expect(describeChanges(BEFORE, { ...BEFORE, sizeBytes: BEFORE.sizeBytes + 512 })).toHaveLength(1);
+  });
 });

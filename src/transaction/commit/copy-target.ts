@@ -8,8 +8,7 @@
 import type { DeviceTable } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import {
-  butForGrowth,
-  describeChanges,
+  describeUnreadChanges,
   fingerprintAt,
   type GateOptions,
   isFileFenced,
@@ -73,8 +72,7 @@ export async function judgeSource(
     if (!now && !(await isDiskThere(storage, from, foldersOf(state)))) {
       throw diskIsAway(from, `it is still to be copied into '${into}'`);
     }
-    const changes =
-      now && seen ? describeChanges({ ...seen, headerSha256: null }, butForGrowth(seen, now)) : [];
+    const changes = now && seen ? describeUnreadChanges(seen, now) : [];
     if (now && changes.length === 0) continue;
     // What the transaction would change in it is known of what it was alone; emptied it is not, once it was written to.
     const isRenewable = kind === "merge" && (empties === true || !redoOf(state).has(from));

@@ -14,7 +14,7 @@
 import { posix } from "node:path";
 import type { DeviceTable, Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { butForGrowth, describeChanges, takeFingerprint } from "../../format/index.ts";
+import { describeChanges, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { type Journal, lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
 import { letGo } from "../images/let-go.ts";
@@ -145,6 +145,6 @@ async function whyNeeded(
   const seen = lastSeen(state).get(path)?.fingerprint;
   if (!seen) throw new ImgtxError("E_INTERNAL", "what was merged is watched", { image: path });
   const now = await takeFingerprint(file, seen.headerSha256 !== null);
-  const changes = describeChanges(seen, butForGrowth(seen, now));
+  const changes = describeChanges(seen, now);
   return changes.length === 0 ? undefined : `somebody has changed it: ${changes.join(", ")}`;
 }

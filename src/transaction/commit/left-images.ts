@@ -15,7 +15,6 @@
 import { type DeviceTable, filesOfEntry, findDevice, type Workspace } from "../../device/index.ts";
 import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import {
-  butForGrowth,
   describeChanges,
   describeDoubt,
   type Fingerprint,
@@ -179,7 +178,7 @@ async function sayIfWritten(
   try {
     if (!file || !mayBeSameFile(seen.fingerprint, await file.stat())) return;
     const now = await takeFingerprint(file, seen.fingerprint.headerSha256 !== null);
-    const changes = describeChanges(seen.fingerprint, butForGrowth(seen.fingerprint, now)).join(", ");
+    const changes = describeChanges(seen.fingerprint, now).join(", ");
     if (changes !== "") onNotice?.(sayKept(left, changes));
   } finally {
     await file?.close();
@@ -243,7 +242,7 @@ interface Judged {
 async function isWrittenTo({ file, seen }: OpenLeft): Promise<boolean> {
   if (!seen) return true;
   const now = await takeFingerprint(file, seen.headerSha256 !== null);
-  return describeChanges(seen, butForGrowth(seen, now)).length > 0 || describeDoubt(seen, now) !== undefined;
+  return describeChanges(seen, now).length > 0 || describeDoubt(seen, now) !== undefined;
 }
 
 /** Undefined where nothing was written that anybody has to know of, or it was said. */
@@ -251,9 +250,7 @@ async function judge(left: OpenLeft, how: HowToHold): Promise<Judged | undefined
   const { device, image, stays, file, seen, mirror } = left;
   const { isForced, moved, onNotice } = how;
   const now = await takeFingerprint(file, seen !== undefined && seen.headerSha256 !== null);
-  const changes = seen
-    ? describeChanges(seen, butForGrowth(seen, now)).join(", ")
-    : "replaced by another file";
+  const changes = seen ? describeChanges(seen, now).join(", ") : "replaced by another file";
   const doubt = seen && changes === "" ? describeDoubt(seen, now) : undefined;
   if (changes === "" && doubt === undefined) return undefined;
   // Who was started since the move is shown is on the mirror.

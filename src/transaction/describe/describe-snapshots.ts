@@ -16,7 +16,7 @@ import {
   type Workspace,
 } from "../../device/index.ts";
 import { ImgtxError, unlessItFails } from "../../errors/index.ts";
-import { butForGrowth, describeStatChanges } from "../../format/index.ts";
+import { describeStatChanges } from "../../format/index.ts";
 import type { FileStat } from "../../storage/index.ts";
 import type { Session } from "../requests/request.ts";
 import type {
@@ -199,7 +199,7 @@ class Look {
     const problems = files.flatMap(({ image, fingerprint }, index) => {
       const now = index === 0 ? found : others[index - 1];
       if (!now) return [`${image} is not there`];
-      const changes = describeStatChanges(fingerprint, butForGrowth(fingerprint, now));
+      const changes = describeStatChanges(fingerprint, now);
       return changes.length === 0 ? [] : [`${image} has changed: ${changes.join(", ")}`];
     });
     return { found, problems };

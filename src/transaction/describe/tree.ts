@@ -8,7 +8,7 @@ import {
   readTable,
 } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { butForGrowth, describeStatChanges, type ImageFormat } from "../../format/index.ts";
+import { describeStatChanges, type ImageFormat } from "../../format/index.ts";
 import { describeDevicesOf } from "./describe.ts";
 import type { Session } from "../requests/request.ts";
 import type { ChainElement, DeviceDescription } from "./results.ts";
@@ -143,7 +143,7 @@ class Gathering {
       const found = await storage.stat(known.image);
       if (!found) return { ...known, allocatedBytes: null, modified: null, state: "missing" };
       const was = sealed?.fingerprint;
-      const isChanged = was !== undefined && describeStatChanges(was, butForGrowth(was, found)).length > 0;
+      const isChanged = was !== undefined && describeStatChanges(was, found).length > 0;
       return {
         ...known,
         allocatedBytes: found.allocatedBytes,

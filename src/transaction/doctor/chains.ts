@@ -1,14 +1,7 @@
 // How images stand on each other: loops, depth, what was written below an overlay, raw images that a guest has made look
 // like another format, and merges that would ruin a neighbour.
 
-import {
-  butForGrowth,
-  describeChanges,
-  type Fingerprint,
-  identityOf,
-  quoteName,
-  shellQuote,
-} from "../../format/index.ts";
+import { describeChanges, type Fingerprint, identityOf, quoteName, shellQuote } from "../../format/index.ts";
 import type { Patient } from "./census.ts";
 import { type Finding, finding } from "./findings.ts";
 import { deviceOn, type Scene, whoCallsItRaw } from "./scene.ts";
@@ -112,7 +105,7 @@ function judgeBelow(
   return chain.slice(1).flatMap(({ image, fingerprint }) => {
     const now = census.at(image)?.image.fingerprint;
     if (!now || fences.has(image)) return [];
-    const changes = describeChanges(fingerprint, butForGrowth(fingerprint, now));
+    const changes = describeChanges(fingerprint, now);
     if (changes.length === 0) return [];
     const text = `it was changed below device ${name}, which stands on it: ${changes.join(", ")}`;
     return [finding("backing-changed", { path: image, device: name, text })];

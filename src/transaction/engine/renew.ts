@@ -7,7 +7,7 @@
 
 import { type DeviceEntry, type DeviceTable, type Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { butForGrowth, describeChanges, describeDoubt, fingerprintAt } from "../../format/index.ts";
+import { describeDoubt, describeUnreadChanges, fingerprintAt } from "../../format/index.ts";
 import { traitsOf } from "../actions/index.ts";
 import type { CommitInHand } from "../commit/commit.ts";
 import { runStatements } from "./engine.ts";
@@ -134,10 +134,9 @@ async function findChanged({ storage }: Workspace, state: TransactionState): Pro
   for (const { image, fingerprint, isNew } of lastSeen(state).values()) {
     // The header counts where it matters, which the commit judges: a write changes the time as well.
     const now = await fingerprintAt(storage, image, undefined);
-    const before = { ...fingerprint, headerSha256: null };
-    if (!now || describeChanges(before, butForGrowth(fingerprint, now)).length > 0) changed.set(image, null);
+    if (!now || describeUnreadChanges(fingerprint, now).length > 0) changed.set(image, null);
     else {
-      const doubt = isNew ? undefined : describeDoubt(before, now);
+      const doubt = isNew ? undefined : describeDoubt(fingerprint, now);
       if (doubt !== undefined) changed.set(image, doubt);
     }
   }

@@ -14,8 +14,8 @@ import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   beforeItsName,
   beginningOfRaw,
-  describeChanges,
   describeDoubt,
+  describeUnreadChanges,
   emptyUnfinished,
   type Fingerprint,
   type GateOptions,
@@ -163,8 +163,7 @@ async function findStart(
       await fingerprintAt(storage, path, undefined),
     ];
     if (!was || !now || !mayBeSameFile(was, now)) return undefined;
-    const before = { ...was, headerSha256: null };
-    if (describeChanges(before, now).length > 0 || describeDoubt(before, now) !== undefined)
+    if (describeUnreadChanges(was, now).length > 0 || describeDoubt(was, now) !== undefined)
       isAsPlanned = false;
   }
   return isAsPlanned && copiedBytes !== ALL_COPIED ? copiedBytes : 0;

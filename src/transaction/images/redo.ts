@@ -14,6 +14,7 @@ import { elseClosed, ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   type ChainLink,
   describeChanges,
+  describeUnreadChanges,
   type DeviceReads,
   type Fingerprint,
   fingerprintAt,
@@ -127,8 +128,9 @@ async function isBaseUnchanged(
   redo: PreparedRedo,
 ): Promise<boolean> {
   const now = await fingerprintAt(storage, redo.image, undefined);
-  const before = { ...baseOf(state, redo), headerSha256: null };
-  if (now === undefined || isChanged(before, now) || isCutOff(now, redo)) return false;
+  if (now === undefined || isCutOff(now, redo)) return false;
+  const base = baseOf(state, redo);
+  if (describeUnreadChanges(base, inSmallerVolume(base, now)).length > 0) return false;
   // Compared for the last time before the mark: from then on fences and logs are written to it.
   if (state.commit) return true;
   const reads = readsThatCount(state).filter(({ image }) => image === redo.image);

@@ -11,7 +11,6 @@ import {
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import {
-  butForGrowth,
   type Chain,
   type ChainLink,
   describeChanges,
@@ -119,7 +118,7 @@ export function assertUnchanged(
   }: { readonly since: string; readonly isAlone: boolean; readonly isFilled: boolean },
 ): void {
   const { fingerprint: before } = watched;
-  const changes = describeChanges(before, (isFilled ? inSmallerVolume : butForGrowth)(before, now));
+  const changes = describeChanges(before, isFilled ? inSmallerVolume(before, now) : now);
   if (changes.length === 0) return;
   throw new ImgtxError("E_CHANGED", `the image has changed since ${since}: ${changes.join(", ")}`, {
     image: watched.image,

@@ -2,14 +2,14 @@
 // tell.
 
 import type { SeenFile } from "../../../device/index.ts";
-import { butForGrowth, describeContentChanges, describeDoubt, mayBeSameFile } from "../../../format/index.ts";
+import { describeContentChanges, describeDoubt, mayBeSameFile } from "../../../format/index.ts";
 import type { Note } from "../../notes/notes.ts";
 
 /** A sentence where it is not what it was. */
 export function describeObstacle(was: SeenFile, now: SeenFile | undefined): string[] {
   const changes =
     now?.image === was.image
-      ? describeContentChanges(was.fingerprint, butForGrowth(was.fingerprint, now.fingerprint))
+      ? describeContentChanges(was.fingerprint, now.fingerprint)
       : [`is ${now?.image ?? "nothing"} now`];
   return changes.length > 0 ? [`${was.image} has changed: ${changes.join(", ")}`] : [];
 }
