@@ -35,14 +35,18 @@ export function listedPath(real: string, lookup: NameLookup = OF_SYSTEM): string
   return posix.join(above, listedName(above, name, lookup));
 }
 
-/** By the number of the file system, which is asked once. */
 const keepers = new Map<string, boolean>();
+
+/** Of the file system with this number, on which the path is. It is asked once. */
+export function keepsInodes(path: string, fileSystem: string): boolean {
+  const isKeeper = keepers.get(fileSystem) ?? OF_SYSTEM.keepsInodes(path);
+  keepers.set(fileSystem, isKeeper);
+  return isKeeper;
+}
 
 /** The path by which a file is one file: its own where that is what the folders list, or leads over a link. */
 export function pathAsListed(path: string, fileSystem: string): string {
-  const isKeeper = keepers.get(fileSystem) ?? OF_SYSTEM.keepsInodes(path);
-  keepers.set(fileSystem, isKeeper);
-  if (isKeeper) return path;
+  if (keepsInodes(path, fileSystem)) return path;
   const real = quietly(() => realpathSync.native(path), path);
   const listed = listedPath(real);
   return listed === real || quietly(() => lstatSync(path).isSymbolicLink(), true) ? path : listed;

@@ -38,7 +38,7 @@ import { openPastLeases } from "../locks/leased-file.ts";
 import { findHolders } from "../kernel/holders.ts";
 import { aroundStat, makeNativeAccess, type NativeAccess } from "./native-access.ts";
 import { NodeFile } from "./node-file.ts";
-import { listedPath, pathAsListed } from "./listed-name.ts";
+import { keepsInodes, listedPath, pathAsListed } from "./listed-name.ts";
 import { makeNodeHost } from "../process/node-host.ts";
 import type { PlaceToAsk } from "../native/place-calls.ts";
 import { fsyncInPool } from "./pool-calls.ts";
@@ -63,6 +63,8 @@ export interface NodeStorageParts {
   readonly loadSystemCalls?: () => SystemCalls;
   /** Throws as node:fs does where the file system has no hard links. */
   readonly link?: (source: string, target: string) => void;
+  /** Of the file system with this number, on which the path is. */
+  readonly keepsInodes?: (path: string, fileSystem: string) => boolean;
 }
 
 const ACCESS_BITS = 0o777;
@@ -73,7 +75,8 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
   const native = makeNativeAccess(parts.loadSystemCalls ?? loadSystemCalls);
   return {
     host: makeNodeHost(),
-    openFile: async (path, access, options) => await openExisting(path, access, options ?? {}, native),
+    openFile: async (path, access, options = {}) =>
+      await openExisting(path, access, options, { native, keeps: parts.keepsInodes ?? keepsInodes }),
     createFile: async (path, mode) => createFile(path, mode, native),
     stat: async (path) => statListed(path, native),
     statLink: async (path) =>
@@ -134,7 +137,7 @@ async function openExisting(
   path: string,
   access: "read" | "write",
   options: OpenOptions,
-  native: NativeAccess,
+  { native, keeps }: { readonly native: NativeAccess; readonly keeps: typeof keepsInodes },
 ): Promise<StorageFile> {
   // Looked at first, since opening a device node may do something (a watchdog starts, a tape rewinds);
   // looked at again by descriptor, since the name may have changed hands in between.
@@ -158,6 +161,10 @@ async function openExisting(
     const isDevice = explained("open", path, () => {
       const stats = fstatSync(descriptor, { bigint: true });
       refuseOtherKinds(path, stats, options);
+      // FUSE and shares answer from what they have asked before: a size from then has a sound image look cut off. Only
+      // now: it is the open that has sshfs ask the other end.
+      if (!stats.isBlockDevice() && !keeps(path, String(stats.dev)))
+        native.optional()?.refreshStat(descriptor);
       return stats.isBlockDevice();
     });
     return isDevice ? new DeviceFile(path, descriptor, native) : new NodeFile(path, descriptor, native);

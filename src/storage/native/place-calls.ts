@@ -40,6 +40,8 @@ const STATX_BYTES = 256;
 const AT_FDCWD = -100;
 const AT_SYMLINK_NOFOLLOW = 0x100;
 const AT_EMPTY_PATH = 0x1000;
+const AT_STATX_FORCE_SYNC = 0x2000;
+const STATX_BASIC_STATS = 0x7ff;
 
 // struct statfs with 64-bit words: f_type at 0, f_fsid (two of 32 bits) at 56; 120 bytes.
 const STATFS_BYTES = 120;
@@ -84,6 +86,11 @@ export class Places {
       this.#fileSystems.set(key, fileSystem);
     }
     return { fileSystemId: fileSystem, mountId: unique || mountBySysfs(fileSystem, device) };
+  }
+
+  /** Has the kernel ask the file system anew for what stat says. What fails is told by the next stat. */
+  refresh(descriptor: number): void {
+    this.#functions.statx(descriptor, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, STATX);
   }
 
   /** The kernel's own number of the mounting; "" before Linux 6.8. Undefined where it is not that file any more. */

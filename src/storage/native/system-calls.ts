@@ -76,6 +76,8 @@ export interface SystemCalls {
   renameWithoutReplacing(source: string, target: string): void;
   /** On which file system, and by which mounting, the file lies that stat found as this device and inode. */
   findPlace(place: PlaceToAsk, device: string, inode: string): FilePlace;
+  /** statx with AT_STATX_FORCE_SYNC: what stat says from then on is no older. */
+  refreshStat(descriptor: number): void;
 }
 
 const SUPPORTED_ARCHITECTURES: readonly string[] = ["x64", "arm64", "riscv64", "loong64"];
@@ -122,9 +124,13 @@ export function loadSystemCalls(): SystemCalls {
     throw new Error(`system calls of ${process.platform} on ${process.arch} are not known`);
   }
   const native = bindNative();
-  let places: Places | undefined;
+  let bound: Places | undefined;
+  const places = (): Places => (bound ??= new Places(bindPlaces()));
   return {
-    findPlace: (place, device, inode) => (places ??= new Places(bindPlaces())).find(place, device, inode),
+    findPlace: (place, device, inode) => places().find(place, device, inode),
+    refreshStat(descriptor) {
+      places().refresh(descriptor);
+    },
     lock: (descriptor, range, kind) =>
       setLock(native, descriptor, encodeLock(kind === "shared" ? F_RDLCK : F_WRLCK, range)),
     unlock(descriptor, range) {

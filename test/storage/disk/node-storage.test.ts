@@ -70,3 +70,21 @@ test("a file stays the one that is open where each name has a number of its own,
   expect(await storage.stat(`${root}/b`)).toMatchObject({ inode, names: 1 });
   expect([readFileSync(`${root}/b`, "utf8"), existsSync(`${root}/a`)]).toEqual(["ours", false]);
 });
+
+test("a file where a mount answers from what it has asked before is opened with the size that it has now", async () => {
+  const path = `${makeFolder("on a disk")}/a`;
+  writeFileSync(path, "old");
+  // What the other end has, and the mount does not know yet.
+  const refreshStat = (): void => {
+    writeFileSync(path, "old, and new");
+  };
+  const open = async (keeps: boolean): Promise<number> => {
+    const loadCalls = () => ({ ...loadSystemCalls(), refreshStat });
+    const storage = makeNodeStorage({ loadSystemCalls: loadCalls, keepsInodes: () => keeps });
+    const file = await storage.openFile(path, "read");
+    const { sizeBytes } = await file.stat();
+    await file.close();
+    return sizeBytes;
+  };
+  expect([await open(true), await open(false)]).toEqual([3, 12]);
+});
