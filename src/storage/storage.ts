@@ -375,8 +375,8 @@ export interface Storage {
   /** Moves a name; E_EXISTS, and nothing moved, where target is taken. */
   renameWithoutReplacing(source: string, target: string): Promise<void>;
   removeFile(path: string): Promise<void>;
-  /** Makes a symbolic link at path that says target. */
-  makeSymlink(target: string, path: string): Promise<void>;
+  /** Makes a symbolic link at path that says target. Where `like` is one that says the same, it may become a second name of that. */
+  makeSymlink(target: string, path: string, like?: string): Promise<void>;
   /** Gives a file, folder or link another owner and group. A link itself, and not what it leads to. */
   setOwner(path: string, ownerId: number, groupId: number): Promise<void>;
   readSymlink(path: string): Promise<string>;

@@ -6,7 +6,8 @@
 //     .imgtx/view/42.devices/vda -> ../../../a.qcow2
 //
 // A generation adds the names that are new with it to the folder that is shown, and has a folder of its own for its
-// devices alone. Where a name would have to lead elsewhere than now, the names get a new folder as well.
+// devices alone. What says the same as a link of the present generation is a second name of that: half of all new links, and an
+// inode less each. Where a name would have to lead elsewhere than now, the names get a new folder as well.
 //
 // Invariants
 // - Nothing in imgtx reads an image through it, and `view-plan.ts` derives it from the table alone.
@@ -60,8 +61,13 @@ export async function buildView(
   const shown = present && (await findShown(workspace));
   await removeFreshLink(workspace);
   await makeFolders(workspace, pathsOf(workspace).views);
-  await buildDevices(workspace, next.generation, view);
-  if (present && shown && (await addNames(workspace, shown, planView(present), view))) {
+  const alike = present ? linksByTarget(workspace, present) : new Map<string, string>();
+  await buildDevices(workspace, next.generation, view, alike);
+  if (
+    present &&
+    shown &&
+    (await addNames(workspace, shown, { present: planView(present), next: view, alike }))
+  ) {
     await workspace.storage.makeSymlink(devicesName(next.generation), freshLink(workspace));
     return;
   }
@@ -71,7 +77,7 @@ export async function buildView(
   await makeFolders(workspace, posix.join(folder, view.below));
   for (const at of view.folders) await makeFolders(workspace, posix.join(folder, at));
   for (const [path, target] of linksOfNames(workspace, number, view))
-    await workspace.storage.makeSymlink(target, path);
+    await workspace.storage.makeSymlink(target, path, alike.get(target));
   await clearTheWay(workspace.storage, nowOf(workspace, number));
   await workspace.storage.makeSymlink(devicesName(next.generation), nowOf(workspace, number));
   await workspace.storage.makeSymlink(posix.join(`.imgtx/view/${number}`, view.below), freshLink(workspace));
@@ -138,7 +144,12 @@ async function findShown(workspace: Workspace): Promise<Shown | undefined> {
 }
 
 /** The folder of a generation's devices. Links that are right stay: they may be shown, where the table was lost with the power. */
-async function buildDevices(workspace: Workspace, generation: number, view: View): Promise<void> {
+async function buildDevices(
+  workspace: Workspace,
+  generation: number,
+  view: View,
+  alike: Alike,
+): Promise<void> {
   const { storage } = workspace;
   const folder = `${pathsOf(workspace).views}/${devicesName(generation)}`;
   await makeFolders(workspace, folder);
@@ -152,15 +163,31 @@ async function buildDevices(workspace: Workspace, generation: number, view: View
       if ((await readLinkIfThere(workspace, path)) === target) continue;
       await clearTheWay(storage, path);
     }
-    await storage.makeSymlink(target, path);
+    await storage.makeSymlink(target, path, alike.get(target));
   }
+}
+
+/** Paths of links, by what they say. */
+type Alike = ReadonlyMap<string, string>;
+
+/**
+ * Of the devices of the present generation. The next one's links that say the same become second names of these: those of devices
+ * that stay on their images, and of images that a new overlay names as its backing file.
+ */
+function linksByTarget(workspace: Workspace, present: DeviceTable): Alike {
+  const links = linksOfDevices(workspace, present.generation, planView(present));
+  return new Map(links.map(([path, target]) => [target, path]));
 }
 
 /**
  * Adds to the names that are shown those that the next generation has beside them. False where one of them would take the place of
  * what the present one needs, or of another program's file, or where folders are gone; what was added until then is in nobody's way.
  */
-async function addNames(workspace: Workspace, shown: Shown, present: View, next: View): Promise<boolean> {
+async function addNames(
+  workspace: Workspace,
+  shown: Shown,
+  { present, next, alike }: { readonly present: View; readonly next: View; readonly alike: Alike },
+): Promise<boolean> {
   if (shown.below !== next.below || shown.below !== present.below) return false;
   const folder = folderOf(workspace, shown.number);
   // A power cut may have taken folders, and left the link that shows them.
@@ -182,18 +209,23 @@ async function addNames(workspace: Workspace, shown: Shown, present: View, next:
     await makeFolders(workspace, path);
   }
   for (const [path, target] of added) {
-    if (await makeFirst(workspace, path, target)) continue;
+    if (await makeFirst(workspace, path, target, alike)) continue;
     if ((await readLinkIfThere(workspace, path)) === target) continue;
     if (!(await clearForeign(workspace, path, "symlink"))) return false;
-    await workspace.storage.makeSymlink(target, path);
+    await workspace.storage.makeSymlink(target, path, alike.get(target));
   }
   return true;
 }
 
 /** Of new names nearly all are free: false where one is not. */
-async function makeFirst({ storage }: Workspace, path: string, target: string): Promise<boolean> {
+async function makeFirst(
+  { storage }: Workspace,
+  path: string,
+  target: string,
+  alike: Alike,
+): Promise<boolean> {
   try {
-    await storage.makeSymlink(target, path);
+    await storage.makeSymlink(target, path, alike.get(target));
     return true;
   } catch (error) {
     if (error instanceof ImgtxError && error.code === "E_EXISTS") return false;

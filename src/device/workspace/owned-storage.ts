@@ -61,6 +61,7 @@ function makersFor(
       });
       await hands.handOver(path);
     },
+    // Never a second name of what is there: whoever put another file in its way meanwhile would be given that.
     async makeSymlink(target, path) {
       await assertPlace(path);
       await hands.use(async () => {

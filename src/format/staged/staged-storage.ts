@@ -216,8 +216,8 @@ export class StagedStorage implements Storage {
     await this.#below.removeFile(path);
   }
 
-  async makeSymlink(target: string, path: string): Promise<void> {
-    await this.#below.makeSymlink(target, path);
+  async makeSymlink(target: string, path: string, like?: string): Promise<void> {
+    await this.#below.makeSymlink(target, path, like);
   }
 
   async setOwner(path: string, ownerId: number, groupId: number): Promise<void> {

@@ -114,7 +114,10 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
         unlinkSync(path);
       });
     },
-    makeSymlink,
+    makeSymlink: async (target, path, like) => {
+      if (like !== undefined && gaveName(like, { path, target }, parts.link ?? linkSync)) return;
+      makeSymlink(target, path);
+    },
     async setOwner(path, ownerId, groupId) {
       explained("set the owner of", path, () => {
         lchownSync(path, ownerId, groupId);
@@ -236,7 +239,26 @@ function setAttribute(
   );
 }
 
-async function makeSymlink(target: string, path: string): Promise<void> {
+/**
+ * Gives a symbolic link that says the target a second name, which takes no new inode. False where it can't be had so, for
+ * whatever reason: it is made anew then, and that says what is wrong with the place.
+ */
+function gaveName(
+  like: string,
+  { path, target }: { readonly path: string; readonly target: string },
+  link: (source: string, target: string) => void,
+): boolean {
+  try {
+    if (readlinkSync(like) !== target) return false;
+    link(like, path);
+    return true;
+  } catch (error) {
+    if (errnoName(error) === undefined) throw error;
+    return false;
+  }
+}
+
+function makeSymlink(target: string, path: string): void {
   try {
     symlinkSync(target, path);
   } catch (error) {

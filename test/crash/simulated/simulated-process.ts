@@ -229,10 +229,15 @@ export class SimulatedProcess implements Storage {
     this.#changeName("unlink", path, [{ ...slotOf(place), inode: null }]);
   }
 
-  async makeSymlink(target: string, path: string): Promise<void> {
+  async makeSymlink(target: string, path: string, like?: string): Promise<void> {
     await this.turn();
     const place = this.#lookUp(path, false);
     if (place.inode) throw problem("E_EXISTS", path, "File exists");
+    const there = like === undefined ? "missing" : this.machine.tree.find(like, false);
+    if (typeof there !== "string" && there.inode?.kind === "symlink" && there.inode.target === target) {
+      this.#changeName("make symlink", path, [{ ...slotOf(place), inode: there.inode.number }]);
+      return;
+    }
     const number = this.machine.tree.freeNumber();
     this.#changeName("make symlink", path, [{ ...slotOf(place), inode: number }], (atNs) =>
       makeInode(number, "symlink", 0o777, atNs, { target, disk: this.#diskOf(place) }),

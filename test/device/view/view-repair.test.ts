@@ -2,6 +2,7 @@
 
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -46,6 +47,38 @@ describe("the view", () => {
     await showView(workspace, first);
     expect(await isViewPresent(workspace, first)).toBe(true);
   });
+
+  test.each(["hard links", "no hard links"])(
+    "takes one new link for each image that is new to it, on a file system with %s",
+    async (has) => {
+      const cant = (): never => {
+        throw Object.assign(new Error("EPERM: link"), { code: "EPERM", errno: -1 });
+      };
+      const storage = makeNodeStorage(has === "hard links" ? {} : { link: cant });
+      const workspace = { ...makeBareWorkspace(), storage };
+      const { root } = workspace;
+      const first = table(device("vda", `${root}/a0`), device("vdb", `${root}/b`));
+      const next = {
+        ...table(device("vda", `${root}/a1`, [`a0`, `${root}/a0`]), device("vdb", `${root}/b`)),
+        generation: first.generation + 1,
+      };
+      await showView(workspace, first);
+      const inodes = (): Set<number> =>
+        new Set(
+          readdirSync(`${root}/.imgtx`, { recursive: true, encoding: "utf8" })
+            .map((path) => lstatSync(`${root}/.imgtx/${path}`))
+            .flatMap((stats) => (stats.isSymbolicLink() ? [stats.ino] : [])),
+        );
+      const before = inodes();
+      await buildView(workspace, next, first);
+      // vda, and what shows the generation; else vdb and the name of its image as well.
+      expect([...inodes()].filter((inode) => !before.has(inode))).toHaveLength(has === "hard links" ? 2 : 4);
+      await flipView(workspace);
+      await removeOldViews(workspace, next);
+      expect(await isViewPresent(workspace, next)).toBe(true);
+      expect(realpathSync(`${root}/devices`)).toBe(realpathSync(`${root}/.imgtx/view/${first.generation}`));
+    },
+  );
 
   test.each([
     ["devices is missing", (root: string) => rmSync(`${root}/devices`)],

@@ -73,7 +73,8 @@ export function watchStorage(storage: Storage, look: Onlooker): WatchedStorage {
       return async (...parameters: unknown[]) => {
         const paths = parameters.filter((one): one is string => typeof one === "string");
         const isFlush = property === "flushFolder";
-        const path = (isFlush ? paths[0] : paths.at(-1)) ?? "";
+        // A link may have a third, which says the same.
+        const path = (isFlush ? paths[0] : property === "makeSymlink" ? paths[1] : paths.at(-1)) ?? "";
         show(
           String(property),
           property === "openFile" ? (paths[0] ?? "") : path,

@@ -138,6 +138,32 @@ export function describeNames(makeStorage: MakeStorage): void {
       expect((await failureOf(() => storage.makeSymlink("x", `${root}/folder/link`))).code).toBe("E_EXISTS");
     });
 
+    test("a symbolic link may be a second name of one that says the same, and of nothing else", async () => {
+      const { storage, root } = await makeStorage();
+      await storage.makeSymlink("a", `${root}/link`);
+      await (await makeFileWith(storage, `${root}/file`, pattern(1))).close();
+      await storage.makeSymlink("a", `${root}/second`, `${root}/link`);
+      await storage.makeSymlink("b", `${root}/other`, `${root}/link`);
+      await storage.makeSymlink("a", `${root}/of-file`, `${root}/file`);
+      await storage.makeSymlink("a", `${root}/of-nothing`, `${root}/none`);
+      await storage.removeFile(`${root}/link`);
+      const inodes = new Set<string | undefined>();
+      for (const [name, says] of [
+        ["second", "a"],
+        ["other", "b"],
+        ["of-file", "a"],
+        ["of-nothing", "a"],
+      ] as const) {
+        expect(await storage.readSymlink(`${root}/${name}`)).toBe(says);
+        inodes.add((await storage.statLink(`${root}/${name}`))?.inode);
+      }
+      expect(inodes.size).toBe(4);
+      const taken = async (): Promise<void> =>
+        await storage.makeSymlink("a", `${root}/file`, `${root}/second`);
+      expect((await failureOf(taken)).code).toBe("E_EXISTS");
+      expect([...(await contentAt(storage, `${root}/file`))]).toEqual([...pattern(1)]);
+    });
+
     test("openFile refuses a symbolic link when told to, as the last part of the path only", async () => {
       const { storage, root } = await makeStorage();
       await storage.makeFolder(`${root}/folder`, 0o700);
