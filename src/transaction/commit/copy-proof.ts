@@ -1,8 +1,8 @@
 // Whether a file that stands where content was to be copied into an image is that image, by what it holds: a copy on another
 // disk, or the same file by an inode number that a mount has made up, has no other proof.
 
-import { type DeviceTable, findDevice } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { type DeviceEntry, type DeviceTable, findDevice } from "../../device/index.ts";
+import { ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   compareImages,
   describeChanges,
@@ -15,7 +15,8 @@ import {
 } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { type FillTools, progressOf } from "../actions/plan/action.ts";
-import { assertBrief } from "./late-sync.ts";
+import type { Copy } from "../journal/index.ts";
+import { assertBrief, assertMergeBrief } from "./late-sync.ts";
 
 interface PendingCopy {
   readonly image: string;
@@ -41,24 +42,47 @@ export async function isProvedByContent(
   const now = device && findDevice(present, device.name);
   if (!now) return false;
   if (tools.isBrief === true) await assertBrief(storage, now, image);
+  return await showTheSame(storage, gate, [now, { image: overlay, format: "qcow2" }], {
+    ...tools,
+    what: `comparing ${now.name}`,
+  });
+}
+
+/**
+ * Whether the image that got what was merged shows all that the overlay does. A guest that has written to either since then makes
+ * a difference.
+ */
+export async function isAllMerged(
+  storage: Storage,
+  gate: GateOptions,
+  { overlay, into }: { readonly overlay: string; readonly into: Pick<Copy, "into" | "format"> },
+  tools: Pick<FillTools, "onProgress"> & { readonly isBrief?: boolean | undefined },
+): Promise<boolean> {
+  const image = { image: into.into, format: into.format };
+  if (tools.isBrief === true) await assertMergeBrief(storage, overlay, into.into);
+  const what = `comparing ${overlay}`;
+  return await showTheSame(storage, gate, [{ image: overlay, format: "qcow2" }, image], { ...tools, what });
+}
+
+type Shown = Pick<DeviceEntry, "image" | "format">;
+
+async function showTheSame(
+  storage: Storage,
+  gate: GateOptions,
+  [one, other]: readonly [Shown, Shown],
+  { onProgress, what }: Pick<FillTools, "onProgress"> & { readonly what: string },
+): Promise<boolean> {
+  const open = async ({ image, format }: Shown) => await openImage(storage, image, { format, gate });
+  const how = { strict: false, signal: undefined, onProgress: progressOf({ onProgress }, what) };
   try {
-    const source = await openImage(storage, now.image, { format: now.format, gate });
-    try {
-      const merged = await openImage(storage, overlay, { format: "qcow2", gate });
-      try {
-        const onProgress = progressOf(tools, `comparing ${now.name}`);
-        const { kind } = await compareImages(source, merged, {
-          strict: false,
-          signal: undefined,
-          onProgress,
-        });
-        return kind === "identical";
-      } finally {
-        await merged.close();
-      }
-    } finally {
-      await source.close();
-    }
+    return await whileOpen(
+      await open(one),
+      async (first) =>
+        await whileOpen(await open(other), async (second) => {
+          const { kind } = await compareImages(first, second, how);
+          return kind === "identical";
+        }),
+    );
   } catch (error) {
     // What can't be read proves nothing.
     if (error instanceof ImgtxError) return false;

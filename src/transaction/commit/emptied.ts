@@ -2,8 +2,9 @@
 //
 // Invariants
 // - The journal goes after them, durably: until then recovery removes what is still there.
-// - What goes is what was merged: its fence is up, so nobody has written to it; or it is as the plan read it. Nobody has it
-//   open, and nothing stands on it or uses it, also of another workspace that is found above it.
+// - What goes is what was merged: its fence is up, so nobody has written to it; or it is as the plan read it, and where its times
+//   leave a doubt, all that it shows is where it was merged. Nobody has it open, and nothing stands on it or uses it, also of
+//   another workspace that is found above it.
 // - What stays is named, with the reason, and loses its fence. So does all that is below it.
 // - Nothing goes with its fence up that has another name (a hard link): by that one nobody could open it any more.
 // - A volume that a provisioner has made goes with its image: after that, when nothing is on it any more and nobody has it open.
@@ -14,20 +15,25 @@
 import { posix } from "node:path";
 import type { DeviceTable, Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { describeChanges, takeFingerprint } from "../../format/index.ts";
+import { describeChanges, describeDoubt, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
-import { type Journal, lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
+import { copiesOf, type Journal, lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
 import { letGo } from "../images/let-go.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
+import { plannedGate } from "../images/planned-gate.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { activateLayer, findLayerVolume, type LayerVolume, removeLayer } from "../images/volumes.ts";
 import { findUses, removeUnless, whyElsewhere } from "../images/removal.ts";
-import type { KeptFile } from "../requests/request.ts";
+import type { KeptFile, OnProgress } from "../requests/request.ts";
+import { isAllMerged } from "./copy-proof.ts";
 import { isFenceUp, lowerFences } from "./leaving-fences.ts";
 
 interface HowToRemove {
   /** Whether the caller holds QEMU's locks on the images: then nobody else writes to them. */
   readonly isLocked: boolean;
+  /** Whether what takes long is left to others: E_UNFINISHED then. */
+  readonly isBrief?: boolean;
+  readonly onProgress?: OnProgress | undefined;
   /** Told of what is left where its disk is not there. Undefined: that is an error. */
   readonly onLeft?: ((file: KeptFile) => void) | undefined;
   /** Closes what the caller has open of an image that has gone, with its locks. Undefined: nothing. */
@@ -39,7 +45,7 @@ export async function removeEmptied(
   workspace: Workspace,
   { state, held }: Pick<Journal, "state" | "held">,
   table: DeviceTable,
-  { isLocked, onLeft, close }: HowToRemove,
+  how: HowToRemove,
 ): Promise<KeptFile[]> {
   const files = liveStatements(state).flatMap(({ plan }) => plan.removes);
   if (files.length === 0) return [];
@@ -50,6 +56,8 @@ export async function removeEmptied(
   await standing.readAround([], [...files, ...changed, ...uses.keys()]);
   const kept: KeptFile[] = [];
   const gone = new Set<string>();
+  const { onLeft, close } = how;
+  const known = { uses, standing, gone, allowPaths: table.allowPaths };
   const layers: LayerVolume[] = [];
   for (const path of files) {
     const layer = await findLayerVolume(workspace, table, path, held);
@@ -57,7 +65,7 @@ export async function removeEmptied(
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
       ? { path, why: `'${above.path}' stands on it` }
-      : await removeOne(workspace, state, path, { isLocked, known: { uses, standing, gone } });
+      : await removeOne(workspace, state, path, { ...how, known });
     if (end === "removed") gone.add(path);
     // Where it is not there it was taken away already, or its provisioner sees to what is left of it.
     if (layer && typeof end === "string") {
@@ -91,7 +99,12 @@ function only(state: TransactionState, images: readonly string[]): TransactionSt
   return { ...state, fences: state.fences.filter(({ image, kept }) => images.includes(image) && !kept) };
 }
 
+interface HowToJudge extends Pick<HowToRemove, "isLocked" | "isBrief" | "onProgress"> {
+  readonly known: Known;
+}
+
 interface Known {
+  readonly allowPaths: readonly string[];
   readonly uses: ReadonlyMap<string, string>;
   readonly standing: OverlaySearch;
   readonly gone: ReadonlySet<string>;
@@ -101,17 +114,18 @@ async function removeOne(
   workspace: Workspace,
   state: TransactionState,
   path: string,
-  { isLocked, known }: { readonly isLocked: boolean; readonly known: Known },
+  how: HowToJudge,
 ): ReturnType<typeof removeUnless> {
   const { storage } = workspace;
+  const { isLocked, known } = how;
   const there = await storage.stat(path);
   if (there?.kind !== "device") {
     // Whether it is the file at all, and its disk is there, comes out after that.
     if (there && there.names > 1)
       await lowerFences(workspace, only(state, [path]), { onAway: () => undefined });
-    return await removeUnless(storage, path, (file) => whyNeeded(workspace, state, file, known), {
-      isLocked,
-    });
+    const whyNeeded = async (file: StorageFile): Promise<string | undefined> =>
+      (await whyUsed(workspace, path, known)) ?? (await sayWritten(workspace, state, file, how));
+    return await removeUnless(storage, path, whyNeeded, { isLocked });
   }
   return await letGo(storage, path, {
     expected: lastSeen(state).get(path)?.fingerprint,
@@ -132,19 +146,27 @@ async function whyUsed(
   return overlay === undefined ? await whyElsewhere(workspace, path) : `'${overlay}' stands on it`;
 }
 
-async function whyNeeded(
+/** Also where that can't be told: without a fence a guest's write that was durable may have lost its time to a power cut. */
+async function sayWritten(
   workspace: Workspace,
   state: TransactionState,
   file: StorageFile,
-  known: Known,
+  { isLocked, known, isBrief, onProgress }: HowToJudge,
 ): Promise<string | undefined> {
   const { path } = file;
-  const used = await whyUsed(workspace, path, known);
-  if (used !== undefined) return used;
   if (await isFenceUp(file, path, state)) return undefined;
   const seen = lastSeen(state).get(path)?.fingerprint;
   if (!seen) throw new ImgtxError("E_INTERNAL", "what was merged is watched", { image: path });
   const now = await takeFingerprint(file, seen.headerSha256 !== null);
   const changes = describeChanges(seen, now);
-  return changes.length === 0 ? undefined : `somebody has changed it: ${changes.join(", ")}`;
+  if (changes.length > 0) return `somebody has changed it: ${changes.join(", ")}`;
+  // Nobody gets to a data file but through its image, which has a fence.
+  const doubt = isLocked || seen.headerSha256 === null ? undefined : describeDoubt(seen, now);
+  if (doubt === undefined) return undefined;
+  const into = copiesOf(state).find(({ sources }) => sources.includes(path));
+  const plan = into && state.statements[into.statement]?.plan;
+  const gate = plannedGate(workspace, state, { plan, allowPaths: known.allowPaths });
+  if (into && (await isAllMerged(workspace.storage, gate, { overlay: path, into }, { isBrief, onProgress })))
+    return undefined;
+  return `whether somebody has written to it since it was merged can't be told: ${doubt}`;
 }

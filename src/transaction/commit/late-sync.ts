@@ -173,9 +173,24 @@ export async function assertBrief(
   mirror: string,
 ): Promise<void> {
   const files = [mirror, ...chain.flatMap(filesOfEntry).map(({ image }) => image)];
-  let bytes = 0;
-  for (const path of files) bytes += (await storage.stat(path))?.allocatedBytes ?? 0;
-  if (bytes <= BRIEF_BYTES) return;
+  if ((await takenBy(storage, files)) <= BRIEF_BYTES) return;
   const message = `its mirror has to be compared with '${name}' before that goes over to it, which takes long`;
   throw new ImgtxError("E_UNFINISHED", message, { image: mirror, device: name });
+}
+
+/** The same of an overlay that is to go, and of what it was merged into. */
+export async function assertMergeBrief(
+  storage: Workspace["storage"],
+  overlay: string,
+  into: string,
+): Promise<void> {
+  if ((await takenBy(storage, [overlay, into])) <= BRIEF_BYTES) return;
+  const message = `it has to be compared with '${into}' before it goes, which takes long`;
+  throw new ImgtxError("E_UNFINISHED", message, { image: overlay });
+}
+
+async function takenBy(storage: Workspace["storage"], files: readonly string[]): Promise<number> {
+  let bytes = 0;
+  for (const path of files) bytes += (await storage.stat(path))?.allocatedBytes ?? 0;
+  return bytes;
 }

@@ -91,6 +91,22 @@ describe("a merge that was cut off", () => {
     expect(NAMES.filter((name) => existsSync(bench.at(name)))).toEqual(["base.qcow2"]);
   });
 
+  qemu.test("leaves the overlay, where no fence can be and a write may have lost its time", async () => {
+    const bench = await makeChain(NAMES, { words: ["-o", "compat=0.10"] });
+    const overlay = bench.at("b.qcow2");
+    writeGuest(overlay, "qcow2", "write -P 8 0 64k");
+    const dying = killAt(makeNodeStorage(), ({ name, path }) => name === "removeFile" && path === overlay);
+    const died = bench.through(dying).run(mergeRequest(bench, ["vda"], { into: "a.qcow2" }));
+    await expect(died).rejects.toThrow("killed");
+    runWell("touch", "-r", overlay, bench.at("times"));
+    writeGuest(overlay, "qcow2", "write -P 9 0 4k");
+    runWell("touch", "-r", bench.at("times"), overlay);
+    const [note] = (await bench.session()).recovered;
+    expect(note).toMatchObject({ did: "finished" });
+    expect(note?.text).toContain("whether somebody has written to it since it was merged can't be told");
+    runWell("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 9 0 4k", overlay);
+  });
+
   qemu.test("goes on at the rate of the command that recovers it", async () => {
     const bench = await makeLong();
     await dieAmidMerge(bench, "file.write", 8);
