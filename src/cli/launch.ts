@@ -109,7 +109,7 @@ function outputOf(descriptor: 1 | 2, { writeDirectly, isTerminal, mayBeClosed }:
       stream.write(text);
       return;
     }
-    let rest = Buffer.from(text);
+    let rest: Uint8Array = new TextEncoder().encode(text);
     try {
       while (rest.length > 0) rest = rest.subarray(writeDirectly(descriptor, rest));
     } catch (error) {

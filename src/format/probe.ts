@@ -4,6 +4,8 @@
 // anything, and only a person, the device table or an overlay's header may call it raw: a guest can write
 // whatever it likes into a raw disk (CVE-2008-2004).
 
+import { decodeLatin1 } from "../units/index.ts";
+
 export type ProbedFormat =
   | "qcow2"
   | "qcow"
@@ -23,27 +25,27 @@ const PROBE_HEAD_BYTES = 512;
 /** Bytes before the end of the file that hold a footer, in formats that have one. */
 export const PROBE_TAIL_BYTES = 512;
 
-interface Signature {
-  readonly format: ProbedFormat;
-  readonly at: number;
-  readonly bytes: Uint8Array;
-}
+/** As Latin-1. */
+type Signature = readonly [format: ProbedFormat, text: string, at: number];
 
 const HEAD_SIGNATURES: readonly Signature[] = [
-  signature("qed", 0, "QED\0"),
-  signature("vmdk", 0, "KDMV"),
-  signature("vmdk", 0, "COWD"),
-  signature("vdi", 0x40, [0x7f, 0x10, 0xda, 0xbe]),
-  signature("vhdx", 0, "vhdxfile"),
-  signature("vpc", 0, "conectix"),
-  signature("luks", 0, [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe]),
-  signature("parallels", 0, "WithoutFreeSpace"),
-  signature("parallels", 0, "WithouFreSpacExt"),
-  signature("bochs", 0, "Bochs Virtual HD Image"),
-  signature("cloop", 0, "#!/bin/sh\n#V2.0 Format\n"),
+  ["qed", "QED\0", 0],
+  ["vmdk", "KDMV", 0],
+  ["vmdk", "COWD", 0],
+  ["vdi", "\x7F\x10\xDA\xBE", 0x40],
+  ["vhdx", "vhdxfile", 0],
+  ["vpc", "conectix", 0],
+  ["luks", "LUKS\xBA\xBE", 0],
+  ["parallels", "WithoutFreeSpace", 0],
+  ["parallels", "WithouFreSpacExt", 0],
+  ["bochs", "Bochs Virtual HD Image", 0],
+  ["cloop", "#!/bin/sh\n#V2.0 Format\n", 0],
 ];
 
-const TAIL_SIGNATURES: readonly Signature[] = [signature("vpc", 0, "conectix"), signature("dmg", 0, "koly")];
+const TAIL_SIGNATURES: readonly Signature[] = [
+  ["vpc", "conectix", 0],
+  ["dmg", "koly", 0],
+];
 
 const VMDK_DESCRIPTOR = /^(?:#[^\n]*\n|\s)*# *disk descriptorfile/i;
 
@@ -56,10 +58,11 @@ export function probeFormat(
   tail: Uint8Array = new Uint8Array(0),
 ): ProbedFormat | undefined {
   if (hasQcowMagic(head)) return probeQcowVersion(head);
-  const found = HEAD_SIGNATURES.find((candidate) => matches(head, candidate));
-  if (found) return found.format;
-  if (VMDK_DESCRIPTOR.test(String.fromCharCode(...head.subarray(0, PROBE_HEAD_BYTES)))) return "vmdk";
-  return TAIL_SIGNATURES.find((candidate) => matches(tail, candidate))?.format;
+  const start = decodeLatin1(head.subarray(0, PROBE_HEAD_BYTES));
+  const found = formatOf(start, HEAD_SIGNATURES);
+  if (found) return found;
+  if (VMDK_DESCRIPTOR.test(start)) return "vmdk";
+  return formatOf(decodeLatin1(tail.subarray(0, PROBE_TAIL_BYTES)), TAIL_SIGNATURES);
 }
 
 /** Whether the file starts as qcow and qcow2 images of any version do. */
@@ -74,13 +77,9 @@ function probeQcowVersion(head: Uint8Array): ProbedFormat | undefined {
   return high === 0 && low === 1 ? "qcow" : "qcow2";
 }
 
-function matches(bytes: Uint8Array, candidate: Signature): boolean {
-  return candidate.bytes.every((byte, index) => bytes[candidate.at + index] === byte);
-}
-
-function signature(format: ProbedFormat, at: number, bytes: string | readonly number[]): Signature {
-  const values = typeof bytes === "string" ? new TextEncoder().encode(bytes) : new Uint8Array(bytes);
-  return { format, at, bytes: values };
+function formatOf(text: string, signatures: readonly Signature[]): ProbedFormat | undefined {
+  for (const [format, signature, at] of signatures) if (text.startsWith(signature, at)) return format;
+  return undefined;
 }
 
 /** A name that says raw. Where the bytes look like a format then, a guest may have written them (CVE-2026-24708). */

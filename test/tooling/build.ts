@@ -20,7 +20,7 @@ import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSyn
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build, type Plugin } from "esbuild";
-import { commonOptions, withoutSubprograms } from "./bundling.ts";
+import { commonOptions, withLeanCommander } from "./bundling.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const { version } = readPackage(root);
@@ -87,7 +87,7 @@ async function bundle(
     format: "cjs",
     // Code that runs from a vm.Script has no import(): it becomes require().
     supported: { "dynamic-import": false },
-    plugins: [withoutSubprograms, ...plugins],
+    plugins: [withLeanCommander, ...plugins],
     metafile: true,
   });
   for (const { inputs } of Object.values(metafile.outputs)) {

@@ -2,10 +2,20 @@
 
 import type { BuildOptions, Plugin } from "esbuild";
 
-/** commander can run subcommands that are programs of their own. Ours are none, and Node's module for that is slow to load. */
-export const withoutSubprograms: Plugin = {
-  name: "without-subprograms",
+/**
+ * commander can run subcommands that are programs of their own. Ours are none, and Node's module for that is slow to load.
+ * Of its parts only those are taken that the grammar uses: its index makes a command that nobody asked for.
+ */
+export const withLeanCommander: Plugin = {
+  name: "with-lean-commander",
   setup(build) {
+    build.onLoad({ filter: /\/node_modules\/commander\/esm\.mjs$/ }, () => ({
+      contents: `const { Command } = require("./lib/command.js");
+const { CommanderError } = require("./lib/error.js");
+const { Option } = require("./lib/option.js");
+export { Command, CommanderError, Option };
+`,
+    }));
     build.onResolve({ filter: /^node:child_process$/ }, ({ importer }) =>
       importer.includes("/node_modules/commander/") ? { path: "none", namespace: "empty" } : undefined,
     );

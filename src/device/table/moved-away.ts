@@ -17,8 +17,9 @@ export interface MovedAway {
 
 const KIND = "imgtx workspace moved";
 const VERSION = 1;
-const BEGINS = new RegExp(`^\\{"sha256":"[0-9a-f]{64}","table":\\{"kind":"${KIND}",`);
-const HEAD_BYTES = 256;
+/** What follows the digest in it. */
+const AFTER_DIGEST = `","table":{"kind":"${KIND}",`;
+const DIGEST_END = '{"sha256":"'.length + 64;
 /** A table that is longer is none. */
 const LIMIT_BYTES = 16_384;
 
@@ -31,11 +32,8 @@ export function encodeMovedAway(to: string, workspaceId: string): Uint8Array {
 /** Undefined for all that is no such record, damaged tables among these. */
 export function decodeMovedAway(bytes: Uint8Array): MovedAway | undefined {
   // Each table that is read is asked this, and most are none: one look at how it begins is enough for that.
-  if (
-    bytes.length > LIMIT_BYTES ||
-    !BEGINS.test(Buffer.from(bytes.subarray(0, HEAD_BYTES)).toString("latin1"))
-  )
-    return undefined;
+  const after = bytes.subarray(DIGEST_END, DIGEST_END + AFTER_DIGEST.length);
+  if (bytes.length > LIMIT_BYTES || new TextDecoder().decode(after) !== AFTER_DIGEST) return undefined;
   const parsed = openSealed("table", "a record of a moved workspace", bytes);
   if (typeof parsed === "string" || parsed["kind"] !== KIND || !isRecord(parsed)) return undefined;
   const { to, workspaceId } = parsed;

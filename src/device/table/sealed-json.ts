@@ -4,6 +4,8 @@
 import { createHash } from "node:crypto";
 import { isObject, parseJson } from "./data-shape.ts";
 
+const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
+
 /** Ready to be written. The label says what it is. */
 export function sealJson(label: string, content: string): Uint8Array {
   return new TextEncoder().encode(`{"sha256":"${digestOf(content)}","${label}":${content}}\n`);
@@ -15,7 +17,7 @@ export function openSealed(
   what: string,
   bytes: Uint8Array,
 ): Readonly<Record<string, unknown>> | string {
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
+  const text = UTF8.decode(bytes);
   const start = `","${label}":`;
   const head = /^\{"sha256":"([0-9a-f]{64})/.exec(text);
   const begin = (head?.[0].length ?? 0) + start.length;

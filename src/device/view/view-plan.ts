@@ -224,7 +224,7 @@ function lookupsOf(device: DeviceEntry): readonly Lookup[] {
 }
 
 function highestClimb(lookups: readonly Lookup[]): number {
-  return lookups.reduce((most, { climbs }) => Math.max(most, climbs), 0);
+  return Math.max(0, ...lookups.map(({ climbs }) => climbs));
 }
 
 function isClimbable(climbs: number): boolean {

@@ -9,7 +9,7 @@
 // - There may be no end mark only where the backing file name ends the area, as the first versions of qemu-img wrote it.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { alignUp, type HostOffset } from "../../units/index.ts";
+import { alignUp, decodeLatin1, type HostOffset } from "../../units/index.ts";
 import { hostOffset, safeNumber } from "../../units/index.ts";
 import { FEATURE_TYPES, type FeatureName } from "./features.ts";
 import { BACKING_FORMAT_BYTES_MAX } from "./limits.ts";
@@ -266,12 +266,6 @@ export function decodeName(bytes: Uint8Array, what: string, offset: number): str
 
 export function encodeName(name: string): Uint8Array {
   return new TextEncoder().encode(name);
-}
-
-// Latin-1 maps each byte to one character, so that any text survives a round trip unchanged.
-function decodeLatin1(bytes: Uint8Array): string {
-  // Short texts only, a format's or a feature's name: the spread is several times faster than a Buffer.
-  return String.fromCharCode(...bytes);
 }
 
 function encodeLatin1(text: string): Uint8Array {

@@ -4,7 +4,7 @@
 // Invariant: pure. Texts are Latin-1, so that any bytes can be told.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { SECTOR_BYTES } from "../../units/index.ts";
+import { decodeLatin1, SECTOR_BYTES } from "../../units/index.ts";
 
 const MAGIC = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe];
 /** Bytes that decodeLuksHeader needs. */
@@ -75,7 +75,7 @@ function decodeSlot(view: DataView, at: number): LuksSlot {
 function readText(bytes: Uint8Array, at: number, lengthBytes: number): string {
   const field = bytes.subarray(at, at + lengthBytes);
   const end = field.indexOf(0);
-  return String.fromCharCode(...field.subarray(0, end < 0 ? lengthBytes : end));
+  return decodeLatin1(field.subarray(0, end < 0 ? lengthBytes : end));
 }
 
 function splitOnce(text: string, separator: string): string[] {

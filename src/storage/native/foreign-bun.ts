@@ -81,7 +81,7 @@ function asBytes(value: NativeValue): Exclude<NativeValue, string> {
   if (typeof value !== "string") return value;
   const known = bytesOfNames.get(value);
   if (known) return known;
-  const bytes = Buffer.from(`${value}\0`);
+  const bytes = new TextEncoder().encode(`${value}\0`);
   if (!value.includes("/") && bytesOfNames.size < MOST_NAMES) bytesOfNames.set(value, bytes);
   return bytes;
 }

@@ -132,7 +132,8 @@ export class Places {
   #ownId(name: string, place: PlaceToAsk, fsid: Uint8Array): string {
     if (name === "xfs") return this.#readUuid(place, XFS_IOC_FSGEOMETRY_V1, 112, 64);
     if (name === "f2fs") return this.#readUuid(place, FS_IOC_GETFSUUID, 17, 1);
-    return fsid.every((byte) => byte === 0) ? "" : toHex(fsid);
+    const id = toHex(fsid);
+    return Number(`0x${id}`) === 0 ? "" : id;
   }
 
   #readUuid(place: PlaceToAsk, request: number, lengthBytes: number, offset: number): string {
@@ -195,5 +196,7 @@ function joinDevice(major: number, minor: number): bigint {
 }
 
 function toHex(bytes: Uint8Array): string {
-  return Buffer.from(bytes).toString("hex");
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 1) text += (bytes[at] ?? 0).toString(16).padStart(2, "0");
+  return text;
 }
