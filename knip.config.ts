@@ -15,6 +15,7 @@ const config: KnipConfig = {
   ignoreBinaries: [
     "ansible-playbook",
     "qemu-img",
+    "prlimit",
     "mkfifo",
     "qemu-io",
     "shellcheck",

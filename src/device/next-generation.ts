@@ -22,7 +22,7 @@ import {
   replaceFile,
   writeBeside,
 } from "./workspace/replace-file.ts";
-import { discardSnapshots, keepSnapshots, stageSnapshots } from "./history/snapshots.ts";
+import { discardRecords, discardSnapshots, keepSnapshots, stageSnapshots } from "./history/snapshots.ts";
 import { buildView, discardView, flipView, removeOldViews } from "./view/view.ts";
 import {
   encodeForHere,
@@ -38,6 +38,7 @@ export async function writeNextGeneration(
   closing: DeviceTable,
   next: DeviceTable,
 ): Promise<void> {
+  await discardKept(workspace, closing, next);
   await stageGeneration(workspace, closing, next);
   // The history first: once the table has moved nobody knows any more what it was before.
   await keepGeneration(workspace, closing, next);
@@ -107,6 +108,16 @@ export async function keepGeneration(
     moveOver(workspace.storage, path, "earlier generation's name"),
     keepSnapshots(workspace, next),
   ]);
+}
+
+/**
+ * What was kept of a generation that is made anew goes first, for the inodes that it has: the disk may have no others.
+ * None of it counts yet.
+ */
+async function discardKept(workspace: Workspace, closing: DeviceTable, next: DeviceTable): Promise<void> {
+  assertLocked(workspace, "the history");
+  await clearTheWay(workspace.storage, historyPath(workspace, closing.generation));
+  await discardRecords(workspace, next);
 }
 
 /** The table moves, and the view with it. */

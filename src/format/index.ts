@@ -194,6 +194,7 @@ export {
   redoLogName,
   removeRedoLog,
   renewApplied,
+  endOfWrites,
   type SealedLog,
   sectorsOfFence,
   StagedStorage,

@@ -25,6 +25,7 @@ export type {
   Reservation,
   Storage,
   StorageFile,
+  WrittenFile,
 } from "./storage.ts";
 export { explainError } from "./system-error.ts";
 export { Turnstile } from "./turnstile.ts";

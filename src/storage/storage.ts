@@ -312,6 +312,9 @@ export interface ProgramEnd {
   readonly printed: string;
 }
 
+/** A file that is to be written to, and the end of the last byte that is. */
+export type WrittenFile = Pick<StorageFile, "path"> & { readonly endBytes: number };
+
 /** Space that is kept free for whoever holds this. */
 export interface Reservation {
   /** Gives it back. Twice is allowed. */
@@ -381,10 +384,10 @@ export interface Storage {
   setOwner(path: string, ownerId: number, groupId: number): Promise<void>;
   readSymlink(path: string): Promise<string>;
   /**
-   * Takes so much space on the folder's file system, until it is released or this process ends. Where that can't be
-   * done, the free space is only looked at. E_NO_SPACE where there is less.
+   * Takes so much space on the folder's file system, and an inode, until it is released or this process ends; where that
+   * can't be done, the free space is looked at. E_NO_SPACE. written: in that folder; E_IO where no file may be as large.
    */
-  reserveSpace(folder: string, lengthBytes: number): Promise<Reservation>;
+  reserveSpace(folder: string, lengthBytes: number, written?: WrittenFile): Promise<Reservation>;
   /**
    * Processes other than this one that have the file open, those that lock it first. Empty where /proc
    * shows none; pid 0 stands for one that holds a lock and is hidden. describeHolders puts it into words.

@@ -11,6 +11,9 @@ interface Meaning {
 
 const FREE_SPACE = "free some space there, then run the command again";
 
+export const FILE_TOO_LARGE =
+  "raise the limit with `ulimit -f`, or use a file system that holds files as large (FAT ends at 4 GiB)";
+
 const SERVER_GONE =
   "the program that serves the file system (FUSE) has ended: unmount it with `umount -l`, mount it again, then run the " +
   "command again";
@@ -53,7 +56,7 @@ const MEANING_OF_ERRNO: Readonly<Record<string, Meaning>> = {
   EFBIG: {
     code: "E_IO",
     text: "File too large",
-    hint: "raise the limit with `ulimit -f`, or use a file system that holds files as large (FAT ends at 4 GiB)",
+    hint: FILE_TOO_LARGE,
   },
   EIO: { code: "E_IO", text: "Input/output error" },
   EBADMSG: { code: "E_IO", text: "Bad message: a checksum on the disk is wrong" },

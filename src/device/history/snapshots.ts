@@ -179,6 +179,11 @@ export async function keepSnapshots(workspace: Workspace, table: DeviceTable): P
   await workspace.storage.flushFolder(pathsOf(workspace).snapshots, "snapshot's name");
 }
 
+/** Takes back what the two made for this table, which nobody has yet. */
+export async function discardRecords(workspace: Workspace, table: DeviceTable): Promise<void> {
+  for (const { path } of unwrittenIn(table)) await clearTheWay(workspace.storage, path(workspace));
+}
+
 /** Takes back what the two made of generations after this one, and the folder where it holds nothing else. */
 export async function discardSnapshots(workspace: Workspace, present: DeviceTable): Promise<void> {
   const { storage } = workspace;

@@ -30,9 +30,9 @@ export function ownedStorage(storage: Storage, root: string, owner: Owner): Stor
       await rules.assertOpens(path, "write");
       return await hands.use(async () => await storage.setAttribute(path, name, value));
     },
-    async reserveSpace(folder, lengthBytes) {
-      await rules.assertPlace(`${folder}/x`);
-      return await hands.use(async () => await storage.reserveSpace(folder, lengthBytes));
+    async reserveSpace(folder, lengthBytes, written) {
+      if (lengthBytes > 0) await rules.assertPlace(`${folder}/x`);
+      return await hands.use(async () => await storage.reserveSpace(folder, lengthBytes, written));
     },
   };
 }

@@ -4,7 +4,6 @@
 // read to know better.
 
 import { endOf, type GuestOffset, type GuestRange } from "../../units/index.ts";
-import { posix } from "node:path";
 import type { Storage } from "../../storage/index.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import type { Image } from "../image.ts";
@@ -14,7 +13,7 @@ import { extentsOf } from "../read/extent-cursor.ts";
 import { copyImages } from "./copy.ts";
 import { type CopyUp, lookAtMissing, optionsOf } from "./copy-up.ts";
 import { FillingImage } from "./missing-image.ts";
-import type { SpaceToCopy } from "./space-to-copy.ts";
+import { type SpaceToCopy, spaceOf } from "./space-to-copy.ts";
 
 /** For refcount structures, tables that have to move, and a longer header. */
 const SPARE_CLUSTERS = 8;
@@ -51,14 +50,11 @@ export async function measureSpaceToCopyUp(
     const tableBytes = (taken.tables + spare) * clusterBytes;
     const { dataFile } = link;
     if (!dataFile) return [spaceOf(path, dataBytes + tableBytes)];
-    return [spaceOf(path, tableBytes), spaceOf(dataFile.path, dataBytes)];
+    const endBytes = Math.ceil(image.virtualSizeBytes / clusterBytes) * clusterBytes;
+    return [spaceOf(path, tableBytes), { ...spaceOf(dataFile.path, dataBytes), endBytes }];
   } finally {
     await close();
   }
-}
-
-function spaceOf(file: string, lengthBytes: number): SpaceToCopy {
-  return { folder: posix.dirname(file), file, lengthBytes };
 }
 
 async function countMissing(source: Image, taken: TakenClusters): Promise<void> {

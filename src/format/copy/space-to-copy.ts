@@ -25,15 +25,17 @@ export interface SpaceToCopy {
   /** The file that gets it. */
   readonly file: string;
   readonly lengthBytes: number;
+  /** The end of what is written, where all has its own place in the file. Undefined: it may be put at the file's end. */
+  readonly endBytes?: number;
 }
 
-/** Nothing where all of it goes over what is there. above: in which the layers are read. */
+/** Nothing where nothing is copied. Of a data file, what it takes is apart from its image. above: in which the layers are read. */
 export async function measureSpaceToCopy(
   storage: Storage,
   layers: LayersToCopy,
   gate: GateOptions,
   above: Storage = storage,
-): Promise<SpaceToCopy | undefined> {
+): Promise<SpaceToCopy[]> {
   const { path, format } = layers.into;
   const { source, ownLayers } = await openLayers(above, layers, gate);
   try {
@@ -56,12 +58,14 @@ export async function measureSpaceToCopy(
       const reachBytes = (unitBytes / ENTRY_BYTES) * unitBytes;
       const reached = new Set<number>();
       let wholeUnits = 0;
+      let endBytes = 0;
       for (let offset = guestOffset(0); offset < end; ) {
         const change = await changes.find(offset);
         const place = offset < known ? await places.find(offset) : undefined;
         const stop = earliest(end, endOf(change), place ? endOf(place) : end);
         const isOver = !isShared && place !== undefined && isInPlace(place);
         const isCopied = change.depth < ownLayers - 1 || (change.present && change.depth < ownLayers);
+        if (isCopied) endBytes = stop;
         if (isCopied && !isOver) {
           const [first, last] = [Math.floor(offset / unitBytes), Math.ceil(stop / unitBytes)];
           wholeUnits += last - first;
@@ -69,23 +73,30 @@ export async function measureSpaceToCopy(
         }
         offset = stop;
       }
-      if (wholeUnits === 0) return undefined;
+      if (endBytes === 0) return [];
       const perCluster = ENTRY_BYTES + refcountBits / 8;
       const tables =
-        format === "qcow2"
+        format === "qcow2" && wholeUnits > 0
           ? reached.size +
             SPARE_UNITS +
             (isVolume ? 2 * refcountTableClusters : 0) +
             Math.ceil((wholeUnits * perCluster) / clusterSizeBytes)
           : 0;
+      const [dataBytes, tableBytes] = [wholeUnits * unitBytes, tables * unitBytes];
       const file = target.layers[0]?.dataFile.path ?? path;
-      return { folder: posix.dirname(file), file, lengthBytes: (wholeUnits + tables) * unitBytes };
+      if (format === "qcow2" && file === path) return [spaceOf(path, dataBytes + tableBytes)];
+      const data = { ...spaceOf(file, dataBytes), endBytes: Math.ceil(endBytes / unitBytes) * unitBytes };
+      return format === "qcow2" ? [spaceOf(path, tableBytes), data] : [{ ...data, endBytes }];
     } finally {
       await target.close();
     }
   } finally {
     await source.close();
   }
+}
+
+export function spaceOf(file: string, lengthBytes: number): SpaceToCopy {
+  return { folder: posix.dirname(file), file, lengthBytes };
 }
 
 /** Whether a write there goes over what the file has already. */

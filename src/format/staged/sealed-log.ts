@@ -4,7 +4,7 @@
 import { posix } from "node:path";
 import type { LogEnd } from "./log-scan.ts";
 import type { RedoLog } from "./redo-log.ts";
-import { countBits, pageFrom, type PageIndex, SECTORS_PER_PAGE, startOfPage } from "./sectors.ts";
+import { countBits, PAGE_BYTES, pageFrom, type PageIndex, SECTORS_PER_PAGE, startOfPage } from "./sectors.ts";
 import { SECTOR_BYTES } from "../../units/index.ts";
 
 /** Plain data. */
@@ -43,6 +43,17 @@ export function describeLog(log: RedoLog): SealedLog {
     sizeBefore: log.header.baseSizeBytes,
     sizeAfter: log.sizeBytes,
   };
+}
+
+/** The end of the last byte that applying it writes, to the page, or of the size that it gives: a process may not get as far. */
+export function endOfWrites(log: RedoLog): number {
+  const { sizeBytes } = log;
+  if (sizeBytes > log.baseSizeBytes) return sizeBytes;
+  let endBytes = 0;
+  for (const { page, changed } of log.map.pages(pageFrom(sizeBytes))) {
+    if (changed !== 0) endBytes = startOfPage(page) + PAGE_BYTES;
+  }
+  return Math.min(endBytes, sizeBytes);
 }
 
 /** The sectors of a page that a file of this size has, in whole or in part, a bit for each. */

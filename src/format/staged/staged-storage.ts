@@ -10,7 +10,7 @@
 import { posix } from "node:path";
 import { elseClosed, ImgtxError, settleAll, whileOpen } from "../../errors/index.ts";
 import type { FileStat, FileSystemTraits, Holder, Host, Space } from "../../storage/index.ts";
-import type { OpenOptions, Reservation, Storage, StorageFile } from "../../storage/index.ts";
+import type { OpenOptions, Reservation, Storage, StorageFile, WrittenFile } from "../../storage/index.ts";
 import { RedoLog } from "./redo-log.ts";
 import { describeLog, type SealedLog } from "./sealed-log.ts";
 import { StagedFile } from "./staged-file.ts";
@@ -228,8 +228,8 @@ export class StagedStorage implements Storage {
     return await this.#below.readSymlink(path);
   }
 
-  async reserveSpace(folder: string, lengthBytes: number): Promise<Reservation> {
-    return await this.#below.reserveSpace(folder, lengthBytes);
+  async reserveSpace(folder: string, lengthBytes: number, written?: WrittenFile): Promise<Reservation> {
+    return await this.#below.reserveSpace(folder, lengthBytes, written);
   }
 
   async findHolders(stat: FileStat): Promise<Holder[]> {

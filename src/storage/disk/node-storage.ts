@@ -124,7 +124,8 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
       });
     },
     readSymlink: async (path) => explained("read the symbolic link", path, () => readlinkSync(path)),
-    reserveSpace: async (folder, lengthBytes) => await reserveSpace(folder, lengthBytes, native),
+    reserveSpace: async (folder, lengthBytes, written) =>
+      await reserveSpace(folder, { lengthBytes, written }, native),
     findHolders: async (stat) => (await findHolders([stat]))[0] ?? [],
     findAllHolders: findHolders,
     measureSpace: async (path) => explained("ask for the space of", path, () => spaceOf(path)),

@@ -17,6 +17,8 @@ interface FileSystemKind extends Omit<FileSystemTraits, "sharesLocks"> {
   readonly keepsBirth: boolean;
   /** Whether every write moves the change time, by the clock of this machine, and nothing else sets it. */
   readonly keepsTimes: boolean;
+  /** Where its kind says so, whatever its size is. */
+  readonly largestFileBytes?: number;
 }
 
 const local = (name: string): FileSystemKind => ({
@@ -53,7 +55,7 @@ const KINDS: ReadonlyMap<number, FileSystemKind> = new Map([
   [0x00c36400, remote("ceph")],
   [0x01161970, remote("gfs2")],
   [0x7461636f, remote("ocfs2")],
-  [0x4d44, foreign("fat")],
+  [0x4d44, { ...foreign("fat"), largestFileBytes: 2 ** 32 - 1 }],
   [0x2011bab0, foreign("exfat")],
   [0x5346544e, foreign("ntfs")],
   [0x7366746e, foreign("ntfs3")],

@@ -54,8 +54,8 @@ export interface SystemCalls {
   punchHole(descriptor: number, range: ByteRange): void;
   /** FALLOC_FL_ZERO_RANGE, keeping the size. */
   zeroRange(descriptor: number, range: ByteRange): void;
-  /** fallocate: gives the range its blocks, and grows the file to its end. */
-  allocate(descriptor: number, range: ByteRange): Promise<void>;
+  /** fallocate: gives the range its blocks, and grows the file to its end unless it keeps its size. */
+  allocate(descriptor: number, range: ByteRange & { readonly keepsSize?: boolean }): Promise<void>;
   /** fallocate, keeping the size. A hint: false where it failed. */
   reserve(descriptor: number, range: ByteRange): boolean;
   /** FS_IOC_SETFLAGS with FS_NOCOW_FL added. */
@@ -197,9 +197,14 @@ function makeCachedReader(native: NativeFunctions): SystemCalls["readCached"] {
 const FLOCK = new Uint8Array(FLOCK_BYTES);
 const FLOCK_VIEW = new DataView(FLOCK.buffer);
 
-async function allocate(native: NativeFunctions, descriptor: number, range: ByteRange): Promise<void> {
-  await callInThread(native, "fallocate", native.fallocate, descriptor, 0, range.start, range.lengthBytes);
-}
+const allocate = async (
+  native: NativeFunctions,
+  descriptor: number,
+  { start, lengthBytes, keepsSize = false }: Parameters<SystemCalls["allocate"]>[1],
+): Promise<void> => {
+  const mode = keepsSize ? FALLOC_FL_KEEP_SIZE : 0;
+  await callInThread(native, "fallocate", native.fallocate, descriptor, mode, start, lengthBytes);
+};
 
 function clear(native: NativeFunctions, mode: number, descriptor: number, range: ByteRange): void {
   const keeping = mode | FALLOC_FL_KEEP_SIZE;

@@ -43,8 +43,8 @@ import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { imagesToKeepFenced, raiseFences, liftLeft, takeFencesBack } from "./leaving-fences.ts";
 import { rememberLeft } from "./left-times.ts";
 import { imagesCopiedInto } from "./copies.ts";
-import { reserveForCopies } from "./copy-space.ts";
-import { assertDevicesAsRead, imagesRedone, openRedo, reserveForRedo } from "../images/redo.ts";
+import { reserveForRest } from "./copy-space.ts";
+import { assertDevicesAsRead, imagesRedone, openRedo } from "../images/redo.ts";
 import type { Once, OnProgress, RunOptions } from "../requests/request.ts";
 import {
   assertNothingChanged,
@@ -158,8 +158,7 @@ async function checkThen<T>(
     const { allowPaths } = await readTable(workspace);
     await openRedo(workspace, journal.state, logs);
     await assertDevicesAsRead(workspace, journal.state);
-    await reserveForCopies(workspace, journal.state, allowPaths, space);
-    await reserveForRedo(workspace, journal.state, space);
+    await reserveForRest(workspace, journal, { allowPaths, logs }, space);
     const done = await waitForLeases(
       workspace.storage.host,
       waiting,

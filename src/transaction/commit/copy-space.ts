@@ -1,29 +1,53 @@
-// The space that copies take, before the commit mark: a full disk is found while there is a way back.
+// What a commit needs of a file system after its mark, taken before it: the space that copies take, and the inodes and
+// bytes of the small files that are written then. That a disk is full, a file may not become as large as it has to, or may
+// not be written to at all, is found while there is a way back.
 
 import { posix } from "node:path";
-import type { Workspace } from "../../device/index.ts";
-import { ImgtxError, whileOpen } from "../../errors/index.ts";
+import { pathsOf, type Workspace } from "../../device/index.ts";
+import { type ErrorCode, ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   type GateOptions,
   measureImageRoom,
   measureNewSnapshot,
   measureSpaceToCopy,
   measureSpaceToCopyUp,
+  type RedoLog,
   type SpaceToCopy,
   type StagedStorage,
 } from "../../format/index.ts";
 import type { Reservation, Storage } from "../../storage/index.ts";
-import { type CopyUpStep, copyUpOf, isUp } from "./change-header.ts";
+import { type CopyUpStep, copyUpOf, isUp, lateLogOf } from "./change-header.ts";
 import { AS_IMAGE, isDeviceAt } from "../images/devices.ts";
 import { plannedGate } from "../images/planned-gate.ts";
-import { openStaged } from "../images/redo.ts";
-import { type Copy, copiesOf, filesMade, redoOf, type TransactionState } from "../journal/index.ts";
+import { assertWritable, openStaged, reserveForRedo } from "../images/redo.ts";
+import {
+  type Copy,
+  copiesOf,
+  filesMade,
+  type Journal,
+  redoOf,
+  type TransactionState,
+} from "../journal/index.ts";
 
 /**
- * Takes the space that the copies need, before the mark: a full disk is found while there is a way back. The caller
- * gives it back right before they begin, and also where this fails.
+ * Takes all of it: a full disk is found while there is a way back. The caller gives it back right before the copies
+ * begin, and also where this fails.
  */
-export async function reserveForCopies(
+export async function reserveForRest(
+  workspace: Workspace,
+  journal: Journal,
+  {
+    allowPaths,
+    logs,
+  }: { readonly allowPaths: readonly string[]; readonly logs: ReadonlyMap<string, RedoLog> },
+  taken: Reservation[],
+): Promise<void> {
+  await reserveForCopies(workspace, journal.state, allowPaths, taken);
+  await reserveForRedo(workspace, journal.state, logs, taken);
+  await reserveForNotes(workspace, journal, taken);
+}
+
+async function reserveForCopies(
   workspace: Workspace,
   state: TransactionState,
   allowPaths: readonly string[],
@@ -37,10 +61,39 @@ export async function reserveForCopies(
     // What is filled was measured when it was planned, and a volume is its own.
     if (copy.kind === "fill") continue;
     if (!(await storage.statLink(copy.from))) throw hasGone(copy);
+    await assertWritable(storage, copy.into);
     const copiedBytes = isUp(copy)
       ? await reserveForCopyUp(storage, state, copy, { gate, taken, room })
       : await reserveForMerge(storage, state, copy, { gate, taken, room });
     if (copy.late?.snapshot) taken.push(await reserveForSnapshot(storage, copy.into, { copiedBytes, room }));
+  }
+}
+
+/** What a record may add to the journal's file. */
+const RECORD_BYTES = 8192;
+/** Of a copy: that all is there, that its log is staged, and that this is applied. */
+const RECORDS_OF_COPY = 3;
+/** What a log of a header takes. */
+const LATE_LOG_BYTES = 2 ** 17;
+
+/** Takes what is written then beside images: records of the journal, the table once more, logs that are made of copies. */
+async function reserveForNotes(
+  workspace: Workspace,
+  { path, state }: Journal,
+  taken: Reservation[],
+): Promise<void> {
+  const { storage } = workspace;
+  const copies = copiesOf(state);
+  // Which logs are applied when the table has moved is not known yet: those are recorded as well.
+  const records = redoOf(state).size + RECORDS_OF_COPY * copies.length;
+  if (records === 0) return;
+  const { journals, own, table } = pathsOf(workspace);
+  const bytesOf = async (file: string): Promise<number> => (await storage.statLink(file))?.sizeBytes ?? 0;
+  const endBytes = (await bytesOf(path)) + RECORD_BYTES * records;
+  taken.push(await storage.reserveSpace(journals, RECORD_BYTES * records, { path, endBytes }));
+  taken.push(await storage.reserveSpace(own, await bytesOf(table)));
+  for (const log of copies.map(lateLogOf)) {
+    if (log !== undefined) taken.push(await storage.reserveSpace(posix.dirname(log), LATE_LOG_BYTES));
   }
 }
 
@@ -87,13 +140,25 @@ class Room {
     return await isDeviceAt(this.#storage, file);
   }
 
-  /** E_NO_SPACE. */
-  async reserve({ folder, file, lengthBytes }: SpaceToCopy): Promise<Reservation> {
-    if (!(await this.isVolume(file))) return await this.#storage.reserveSpace(folder, lengthBytes);
+  /** E_NO_SPACE, and E_IO where the file may not become as large. grownBytes: what it grows by before. */
+  async reserve({ folder, file, ...space }: SpaceToCopy, grownBytes = 0): Promise<Reservation> {
+    const { lengthBytes } = space;
+    const isDataFile = copiesOf(this.#state).every(({ into }) => into !== file);
+    if (isDataFile) await assertWritable(this.#storage, file);
+    if (!(await this.isVolume(file))) {
+      const endBytes = space.endBytes ?? (await this.#sizeBefore(file)) + grownBytes + lengthBytes;
+      return await this.#storage.reserveSpace(folder, lengthBytes, { path: file, endBytes });
+    }
     // What holds the guest's bytes in their own places has all that it needs.
     const isImage = copiesOf(this.#state).some(({ into, format }) => into === file && format === "qcow2");
     if (isImage) await this.#takeOf(file, lengthBytes);
     return { release: () => Promise.resolve() };
+  }
+
+  /** With its redo log applied, which comes first. */
+  async #sizeBefore(file: string): Promise<number> {
+    const logged = redoOf(this.#state).get(file);
+    return Math.max(logged?.sizeAfter ?? 0, (await this.#storage.stat(file))?.sizeBytes ?? 0);
   }
 
   async #takeOf(image: string, lengthBytes: number): Promise<void> {
@@ -138,11 +203,16 @@ async function reserveForMerge(
 ): Promise<number> {
   const { from, into: path, format } = copy;
   return await whileOpen(await openSources(storage, state, copy), async (above) => {
-    const space = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
+    const spaces = await measureSpaceToCopy(storage, { from, into: { path, format } }, gate, above);
     const isMade = filesMade(state).has(from);
-    if (space) taken.push(await reserveFor(storage, { from, into: path, isMade }, space, room));
-    return space?.lengthBytes ?? 0;
+    for (const space of spaces)
+      taken.push(await reserveFor(storage, { from, into: path, isMade }, space, room));
+    return sumOf(spaces);
   });
+}
+
+function sumOf(spaces: readonly SpaceToCopy[]): number {
+  return spaces.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
 }
 
 async function reserveForSnapshot(
@@ -152,9 +222,12 @@ async function reserveForSnapshot(
 ): Promise<Reservation> {
   return await whileOpen(await storage.openFile(image, "read", AS_IMAGE), async (file) => {
     const lengthBytes = await measureNewSnapshot(file, copiedBytes);
-    return await room.reserve({ folder: posix.dirname(image), file: image, lengthBytes });
+    return await room.reserve({ folder: posix.dirname(image), file: image, lengthBytes }, copiedBytes);
   });
 }
+
+/** For the disk, and for the file. */
+const TOO_MUCH: ReadonlySet<ErrorCode> = new Set(["E_NO_SPACE", "E_IO"]);
 
 /** Where the bound is too high for the disk, both chains are read to know better. */
 async function reserveForCopyUp(
@@ -172,7 +245,7 @@ async function reserveForCopyUp(
       const spaces = await measureSpaceToCopyUp(opening, wanted, gate, { isExact, above: sources });
       for (const space of spaces) reserved.push(await room.reserve(space));
       taken.push(...reserved);
-      return spaces.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+      return sumOf(spaces);
     } catch (error) {
       for (const one of reserved) await one.release();
       throw error;
@@ -183,8 +256,8 @@ async function reserveForCopyUp(
   try {
     return await reserve(false);
   } catch (error) {
-    const isFull = error instanceof ImgtxError && error.code === "E_NO_SPACE";
-    if (!isFull || !wanted.leavesOutEqual) throw error;
+    const isTooMuch = error instanceof ImgtxError && TOO_MUCH.has(error.code);
+    if (!isTooMuch || !wanted.leavesOutEqual) throw error;
     return await reserve(true);
   }
 }

@@ -9,13 +9,14 @@
 // - After the mark it is applied: apply-redo.ts.
 
 import { posix } from "node:path";
-import { pathsOf, type Workspace } from "../../device/index.ts";
+import type { Workspace } from "../../device/index.ts";
 import { elseClosed, ImgtxError, whileOpen } from "../../errors/index.ts";
 import {
   type ChainLink,
   describeChanges,
   describeUnreadChanges,
   type DeviceReads,
+  endOfWrites,
   type Fingerprint,
   fingerprintAt,
   inSmallerVolume,
@@ -43,9 +44,6 @@ import {
   type TransactionState,
 } from "../journal/index.ts";
 import { SECTOR_BYTES } from "../../units/index.ts";
-
-/** What a record may add to the journal's file. */
-const RECORD_BYTES = 8192;
 
 /** A change of an image that is there, as an action plans it. */
 export interface ImageChange {
@@ -301,24 +299,32 @@ export async function openRedo(
   }
 }
 
-/** Takes the space that applying the logs needs, before the mark. The caller gives it back, also where this fails. */
+/** E_NO_PERMISSION, E_READ_ONLY: where an image has no fence, nothing else opens it for writing before the mark. */
+export async function assertWritable(storage: Storage, image: string): Promise<void> {
+  await (await storage.openFile(image, "write", AS_IMAGE)).close();
+}
+
+/**
+ * Takes the space that applying the logs needs, before the mark. The caller gives it back, also where this fails. E_IO
+ * where an image may not become as large, or this process may not write as far into it; the errors of assertWritable.
+ */
 export async function reserveForRedo(
-  workspace: Workspace,
+  { storage }: Workspace,
   state: TransactionState,
+  logs: ReadonlyMap<string, RedoLog>,
   taken: Reservation[],
 ): Promise<void> {
-  const { storage } = workspace;
-  const redone = [...redoOf(state).values()];
-  for (const { image, changedSectors, preallocated = [] } of redone) {
+  for (const { image: path, log, changedSectors, preallocated = [] } of inOrder(state)) {
+    await assertWritable(storage, path);
     const inAdvance = preallocated.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     // A block device has its space: what it has no room for did not get into the log.
-    if (!(await isDeviceAt(storage, image))) {
-      taken.push(await storage.reserveSpace(posix.dirname(image), changedSectors * SECTOR_BYTES + inAdvance));
-    }
+    if (await isDeviceAt(storage, path)) continue;
+    const opened = logs.get(log);
+    if (!opened) throw new Error("all logs are open before the mark");
+    const written = { path, endBytes: endOfWrites(opened) };
+    const lengthBytes = changedSectors * SECTOR_BYTES + inAdvance;
+    taken.push(await storage.reserveSpace(posix.dirname(path), lengthBytes, written));
   }
-  // Which of them are applied when the table has moved is not known yet: those are recorded as well.
-  if (redone.length > 0)
-    taken.push(await storage.reserveSpace(pathsOf(workspace).journals, RECORD_BYTES * redone.length));
 }
 
 /**

@@ -1,9 +1,11 @@
 // Space that is taken before anything is written: it has no name, and ends with its release.
 
-import { readdirSync, statfsSync } from "node:fs";
+import { readdirSync, readlinkSync, statfsSync, statSync } from "node:fs";
 import { expect, test } from "vitest";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
+import { withFileLimit } from "../../helpers/storage/file-limit.ts";
+import { oracle } from "../../helpers/oracles.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const MIB = 2 ** 20;
@@ -39,3 +41,43 @@ test.each(WAYS)("%s more than there is fails, and leaves no file", async (_, sto
   expect(failure).toMatchObject({ code: "E_NO_SPACE", exitCode: 13, changed: false });
   expect(readdirSync(folder)).toEqual([]);
 });
+
+const limits = oracle("prlimit");
+
+limits.test.each(WAYS)(
+  "%s a file may be written to up to the process's limit, and no further",
+  async (_, storage) => {
+    const folder = makeFolder("on a disk");
+    const reserve = async (endBytes: number) =>
+      await storage.reserveSpace(folder, 0, { path: `${folder}/a.qcow2`, endBytes });
+    await withFileLimit(MIB, async () => {
+      await (await reserve(MIB)).release();
+      const failure = await failureOf(async () => await reserve(MIB + 1));
+      expect(failure).toMatchObject({ code: "E_IO", exitCode: 13, changed: false });
+      expect(failure.message).toBe(
+        `'${folder}/a.qcow2' is to be written to up to byte ${MIB + 1}, and no file in '${folder}' may be as large`,
+      );
+    });
+    expect(readdirSync(folder)).toEqual([]);
+  },
+);
+
+limits.test("what several files share may be more than one of them may be", async () => {
+  const folder = makeFolder("on a disk");
+  await withFileLimit(MIB, async () => {
+    const taken = await makeNodeStorage().reserveSpace(folder, 8 * MIB);
+    const open = readdirSync("/proc/self/fd").filter((name) => isNamelessIn(folder, name));
+    const bytes = open.map((name) => statSync(`/proc/self/fd/${name}`).blocks * 512);
+    await taken.release();
+    expect(bytes).toEqual([expect.any(Number)]);
+    expect(bytes[0]).toBeGreaterThanOrEqual(8 * MIB);
+  });
+});
+
+function isNamelessIn(folder: string, name: string): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${name}`).startsWith(`${folder}/`);
+  } catch {
+    return false;
+  }
+}

@@ -22,14 +22,15 @@ import { makeFolder } from "../../helpers/temporary-folder.ts";
 
 const qemu = oracle("qemu-img", "qemu-io");
 
-/** Storage on which so much is free, and what was asked for. */
+/** Storage on which so much is free for images, and what was asked for them. */
 function withRoom(freeBytes: number): { storage: Storage; asked: { folder: string; lengthBytes: number }[] } {
   const asked: { folder: string; lengthBytes: number }[] = [];
   const storage: Storage = {
     ...makeNodeStorage(),
-    reserveSpace: async (folder, lengthBytes) => {
-      asked.push({ folder, lengthBytes });
-      if (lengthBytes > freeBytes) throw new ImgtxError("E_NO_SPACE", "full", { image: folder });
+    reserveSpace: async (folder, lengthBytes, written) => {
+      const isImage = written !== undefined && !written.path.includes("/.imgtx/");
+      if (isImage && lengthBytes > 0) asked.push({ folder, lengthBytes });
+      if (isImage && lengthBytes > freeBytes) throw new ImgtxError("E_NO_SPACE", "full", { image: folder });
       return { release: async () => await Promise.resolve() };
     },
   };
