@@ -142,6 +142,17 @@ export function explainSymlinkError(cause: unknown, path: string): unknown {
   });
 }
 
+/** The same for the flush of a folder: E_UNSUPPORTED where no name in it is ever durable, as in /proc. */
+export function explainFlushError(cause: unknown, path: string): unknown {
+  const explained = explainError(cause, "flush the folder", path);
+  if (!(explained instanceof ImgtxError) || errnoName(cause) !== "EINVAL") return explained;
+  return new ImgtxError("E_UNSUPPORTED", explained.message, {
+    image: path,
+    hint: "nothing in it outlasts a power cut; choose a folder on a disk",
+    cause,
+  });
+}
+
 /** The errno's name of a failed call; undefined for any other value. */
 export function errnoName(cause: unknown): string | undefined {
   if (!(cause instanceof Error) || !("code" in cause) || typeof cause.code !== "string") return undefined;

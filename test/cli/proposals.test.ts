@@ -22,17 +22,21 @@ interface Example {
   readonly output: string;
 }
 
-/** The commands of the literal blocks: `$ ` begins one, `> ` goes on with it, all else is what it prints. */
+/** The commands of the literal blocks, as an operator copies them: a quote that is open goes on, and after `# ` stands what is printed. */
 function findExamples(page: string): Example[] {
   const blocks = [...page.matchAll(/^\.Bd -literal.*\n([^]*?)^\.Ed$/gm)].map(([, lines]) => lines ?? "");
   const examples: { command: string; output: string }[] = [];
   for (const line of blocks.flatMap((block) => block.split("\n").slice(0, -1))) {
     const last = examples.at(-1);
-    if (line.startsWith("$ ")) examples.push({ command: line.slice(2), output: "" });
-    else if (line.startsWith("> ") && last) last.command += `\n${line.slice(2)}`;
-    else if (last) last.output += `${line}\n`;
+    if (last && isOpen(last.command)) last.command += `\n${line}`;
+    else if (!line.startsWith("# ")) examples.push({ command: line, output: "" });
+    else if (last) last.output += `${line.slice(2)}\n`;
   }
   return examples;
+}
+
+function isOpen(command: string): boolean {
+  return command.split("'").length % 2 === 0 || command.endsWith("|");
 }
 
 const examples = findExamples(PAGE);

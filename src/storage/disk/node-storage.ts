@@ -55,7 +55,13 @@ import type {
 import { loadSystemCalls, type SystemCalls } from "../native/system-calls.ts";
 import { renameWithoutReplacing } from "./rename-without-replacing.ts";
 import { reserveSpace } from "./space-reservation.ts";
-import { doneUnless, errnoName, explainError, explainSymlinkError } from "../system-error.ts";
+import {
+  doneUnless,
+  errnoName,
+  explainError,
+  explainFlushError,
+  explainSymlinkError,
+} from "../system-error.ts";
 import { actAs } from "../process/users.ts";
 
 export interface NodeStorageParts {
@@ -286,7 +292,7 @@ async function flushFolder(path: string): Promise<void> {
       closeSync(descriptor);
     }
   } catch (error) {
-    throw explainError(error, "flush the folder", path);
+    throw explainFlushError(error, path);
   }
 }
 

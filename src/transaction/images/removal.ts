@@ -21,7 +21,7 @@ import {
   readTable,
   type Workspace,
 } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, unlessItFails } from "../../errors/index.ts";
 import {
   claimUnused,
   describeChanges,
@@ -123,7 +123,9 @@ export class Removal {
   /** Makes it durable. */
   async flush(): Promise<void> {
     for (const folder of this.#folders) {
-      if (await this.#storage.stat(folder)) await this.#storage.flushFolder(folder, "removed images");
+      if (!(await this.#storage.stat(folder))) continue;
+      // Where no name is durable, none comes back.
+      await unlessItFails(() => this.#storage.flushFolder(folder, "removed images"), ["E_UNSUPPORTED"]);
     }
   }
 

@@ -54,6 +54,15 @@ describe("a target is refused", () => {
     await expectRefusal(bench, request, { code: "E_EXISTS", device: "vda", image: "a1.qcow2" });
   });
 
+  test("in a folder that keeps no names, and nothing waits for it", async () => {
+    const bench = await makeWorkbench();
+    const before = snapshotWorkspace(bench.root);
+    const failure = await failureOf(async () => await bench.snapshot({ vda: "/proc/a1.qcow2" }));
+    expect([failure.code, failure.message]).toEqual(["E_NOT_FOUND", expect.not.stringContaining("undone")]);
+    expect((await bench.session()).recovered).toEqual([]);
+    expect(snapshotWorkspace(bench.root)).toEqual(before);
+  });
+
   test.each([
     ["the active layer itself", "a.qcow2"],
     ["an image of its own chain", "base.raw"],
