@@ -128,9 +128,11 @@ debian.test("the recovery at boot ends what a kill left, with the rights of who 
     runuser -u nobody -- strace -f -qq -o /dev/null -e trace=rename -e inject=rename:signal=KILL:when=4 imgtx snapshot vda b.qcow2 >/dev/null 2>&1 || echo killed
     /usr/lib/imgtx/recover-all; echo $?
     find /srv/w ! -user nobody; ls .imgtx/journal | wc -l
+    ln -s /srv/w /srv/link; echo /srv/link > /tmp/linked; /usr/lib/imgtx/recover-all /tmp/linked; echo $?
+    chown -Rh 54321:54321 /srv/w; /usr/lib/imgtx/recover-all /tmp/linked; echo $?; find /srv/w ! -user 54321
     echo /srv/none >> /etc/imgtx/workspaces; /usr/lib/imgtx/recover-all 2>/dev/null || echo $?`);
   expect({ stdout, stderr }).toEqual({
-    stdout: "killed\n0\n0\nNothing to recover.\n14\n",
+    stdout: `killed\n0\n0\n${"Nothing to recover.\n0\n".repeat(2)}Nothing to recover.\n14\n`,
     stderr: expect.stringMatching(/^imgtx: finished transaction \w+ \(snapshot vda\): .*\n$/) as string,
   });
 });
