@@ -1,6 +1,8 @@
 // Moments as people read and type them: local time, with its zone, so that a time that is printed on one host is
 // understood on another, and may be pasted wherever one is asked for. What is recorded, and JSON, is UTC.
 
+import { minutesAhead } from "./zone.ts";
+
 interface LocalTime {
   /** `2026-11-27` */
   readonly date: string;
@@ -11,7 +13,7 @@ interface LocalTime {
 }
 
 export function localTime(milliseconds: number): LocalTime {
-  const minutes = -new Date(milliseconds).getTimezoneOffset();
+  const minutes = minutesAhead(milliseconds);
   const iso = new Date(milliseconds + minutes * 60_000).toISOString();
   // A year of more digits has a sign before it.
   const [date = "", time = ""] = iso.split("T");

@@ -66,6 +66,35 @@ root.test("unpacks nothing: it works where no temporary folder may be executed f
   });
 });
 
+root.test(
+  "prints times in the system's zone, or in that of TZ, also where it may make no code as it runs",
+  () => {
+    const folder = makeFolder();
+    writeFileSync(`${folder}/zone`, zoneFile(3.75 * 3600, "<+0345>-3:45"));
+    const { stdout, stderr } = runShell(
+      `unset TZ; unshare -m bash -c '
+    ${PROGRAM} img create -q -f raw a.raw 1M && ${PROGRAM} device add -q vda a.raw --format raw
+    mount --bind zone /etc/localtime
+    for set in A=1 TZ=Asia/Tokyo BUN_JSC_useJIT=0; do env $set ${PROGRAM} history | grep -m1 -o "[+]..:..\\|Z " || echo none; done'`,
+      folder,
+    );
+    // The runtime's dates know no zone by the bytes of its file alone.
+    expect({ stdout, stderr }).toEqual({ stdout: "+03:45\n+09:00\nZ \n", stderr: "" });
+  },
+);
+
+/** A file of a zone, as zic makes it, that has one offset for good. */
+function zoneFile(secondsAhead: number, rule: string): Buffer {
+  const block = Buffer.alloc(44 + 6 + 4);
+  block.write("TZif2");
+  // One kind of local time, whose name has four bytes.
+  block.writeUInt32BE(1, 36);
+  block.writeUInt32BE(4, 40);
+  block.writeInt32BE(secondsAhead, 44);
+  block.write("IMG", 50);
+  return Buffer.concat([block, block, Buffer.from(`\n${rule}\n`)]);
+}
+
 test("takes nothing from the folder that it runs in", () => {
   const folder = makeFolder();
   const loud = 'console.log("taken"); process.exitCode = 99;';
