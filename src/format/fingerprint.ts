@@ -168,8 +168,8 @@ function isKnownSame(a: string | undefined, b: string | undefined): boolean {
 }
 
 /** How often, and how long, a write's grain is waited out. File systems of whole seconds are not waited for. */
-const SETTLE_ROUNDS = 4;
-const SETTLE_MS = 4;
+const SETTLE_ROUNDS = 8;
+const SETTLE_MS = 2;
 
 /**
  * The same fingerprint once each later write would show in the file's times, where that takes milliseconds and nobody

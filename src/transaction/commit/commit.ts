@@ -37,7 +37,7 @@ import {
   readJournals,
   type TransactionState,
 } from "../journal/index.ts";
-import { assertNamesFree, summarise } from "./closing.ts";
+import { assertNamesFree } from "./closing.ts";
 import { finishCommit, type Finishing, HOLDS_LOCK, lockForMoments, withChangedImages } from "./finish.ts";
 import { imagesLeft, type LeftImage, leavesUnfenced } from "./leaving.ts";
 import { imagesToKeepFenced, raiseFences, liftLeft, takeFencesBack } from "./leaving-fences.ts";
@@ -49,11 +49,12 @@ import type { Once, OnProgress, RunOptions } from "../requests/request.ts";
 import {
   assertNothingChanged,
   describeDoubts,
+  findSettled,
   lookAtMade,
   openWatched,
   type OpenWatched,
 } from "./watched-images.ts";
-import { assertNotAppliedYet, tablesOf, withCommitted } from "./committed-table.ts";
+import { assertNotAppliedYet, commitRecord, tablesOf, withCommitted } from "./committed-table.ts";
 
 /** What the command that commits has in hand already. */
 export interface CommitInHand {
@@ -63,6 +64,8 @@ export interface CommitInHand {
   readonly close?: ((image: string) => Promise<void>) | undefined;
   /** What is to be durable before the mark, and is still under way. */
   readonly underWay: Promise<unknown>;
+  /** Images whose change times it has moved a moment ago, and then looked at. */
+  readonly just: ReadonlySet<string>;
   /** Told of copies that take long. */
   readonly onProgress?: OnProgress | undefined;
   /** Holds them to a rate. */
@@ -75,7 +78,7 @@ export interface CommitInHand {
   readonly onNotice?: ((line: string) => void) | undefined;
 }
 
-const NOTHING_IN_HAND: CommitInHand = { open: new Map(), underWay: Promise.resolve() };
+const NOTHING_IN_HAND: CommitInHand = { open: new Map(), underWay: Promise.resolve(), just: new Set() };
 
 /** Commits what the journal holds. The caller holds the journal, which is retired afterwards. */
 export async function commitJournal(
@@ -188,18 +191,20 @@ async function enterCommit<T>(
   then: (commit: Commit, move: Move) => Promise<() => Promise<T>>,
 ): Promise<Entered<T> | Refusal> {
   const { workspace, journal } = commit;
+  const { once, just } = commit.inHand;
   const lock = await lockWorkspace(workspace, waiting);
   let leases: ImageLeases | undefined;
   try {
     const table = await readTable(workspace);
-    const named = await assertNothingChanged(workspace, images, journal.state);
+    const looked = await assertNothingChanged(workspace, images, journal.state);
     assertNamesFree(table, journal.state);
     const others = await readJournals(workspace, journal.id);
-    await assertNotAppliedYet(workspace, table, commit.inHand.once, others);
-    const record = commitRecord(workspace, table, journal.state, commit.inHand.once);
+    await assertNotAppliedYet(workspace, table, once, others);
+    const settled = await findSettled(workspace, images, looked, just);
+    const record = commitRecord(workspace, table, journal.state, { once, settled });
     const { state } = journal;
     const planned = tablesOf(table, journal, record);
-    const made = await lookAtMade(workspace, planned.next, named, images);
+    const made = await lookAtMade(workspace, planned.next, looked, images);
     assertShown(table, planned.next);
     await assertActiveLayersApart(workspace.storage, withCommitted(planned.next, others), heldDevices(state));
     const left = imagesLeft(table, planned.next, state);
@@ -381,19 +386,4 @@ async function finishOrExplain<T>(journal: Journal, finish: () => Promise<T>): P
 
 function imagesChangedAtCommit(state: TransactionState): ReadonlySet<string> {
   return new Set([...imagesRedone(state), ...imagesCopiedInto(state)]);
-}
-
-function commitRecord(
-  workspace: Workspace,
-  table: DeviceTable,
-  state: TransactionState,
-  once: Once | undefined,
-): CommitRecord {
-  return {
-    type: "commit",
-    madeOn: table.generation,
-    committed: new Date(workspace.storage.host.now()).toISOString(),
-    summary: summarise(state, table.snapshots),
-    ...(once && { once }),
-  };
 }

@@ -18,9 +18,10 @@ import {
   liveStatements,
   renamesOf,
   type TransactionState,
+  withSettled,
 } from "../journal/index.ts";
 import type { Once } from "../requests/request.ts";
-import { closingTable, operationOf, withPlannedSnapshots } from "./closing.ts";
+import { closingTable, operationOf, summarise, withPlannedSnapshots } from "./closing.ts";
 
 /**
  * The table with what others have committed and not moved yet: it will come, whatever happens. The devices of those
@@ -57,12 +58,30 @@ export function nextTable(
   return withStanding(withPlannedSnapshots(next, closing, state, commit.committed), state);
 }
 
+/** The mark that the transaction gets on this table. */
+export function commitRecord(
+  { storage }: Workspace,
+  { generation, snapshots }: DeviceTable,
+  state: TransactionState,
+  { once, settled }: { readonly once: Once | undefined; readonly settled: readonly string[] },
+): CommitRecord {
+  return {
+    type: "commit",
+    madeOn: generation,
+    committed: new Date(storage.host.now()).toISOString(),
+    summary: summarise(state, snapshots),
+    ...(once && { once }),
+    ...(settled.length > 0 && { settled }),
+  };
+}
+
 /** With the table that it closes. */
 export function tablesOf(
   table: DeviceTable,
-  { state }: { readonly state: TransactionState },
+  journal: { readonly state: TransactionState },
   commit: CommitRecord,
 ): { readonly closing: DeviceTable; readonly next: DeviceTable } {
+  const state = withSettled(journal.state, commit);
   const closing = closingTable(table, state);
   return { closing, next: nextTable(table, state, commit, closing) };
 }

@@ -2,7 +2,7 @@
 // nothing is copied from is said, and stops no commit: it could never be settled.
 
 import type { DeviceTable, Workspace } from "../../device/index.ts";
-import { ImgtxError } from "../../errors/index.ts";
+import { ImgtxError, settleAll } from "../../errors/index.ts";
 import {
   describeDoubt,
   type Fingerprint,
@@ -62,7 +62,7 @@ async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<
 }
 
 /**
- * E_CHANGED for the first image that is not what it was. Returns what the new ones look like now: getting their names
+ * E_CHANGED for the first image that is not what it was. Returns what they look like now: of new ones, getting their names
  * has moved their change times.
  */
 export async function assertNothingChanged(
@@ -72,16 +72,35 @@ export async function assertNothingChanged(
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const { implicit: isAlone } = state.begin;
   const filled = new Set(liveStatements(state).flatMap(({ plan }) => volumesFilled(plan)));
-  const made = new Map<string, Fingerprint>();
+  const looks = new Map<string, Fingerprint>();
   for (const { watched, file } of images) {
     const hasHeader = watched.fingerprint.headerSha256 !== null;
     const now = await fingerprintAt(storage, watched.image, hasHeader ? file : undefined);
     if (now === undefined) throw hasGone(watched);
     const since = watched.isNew ? "imgtx made it" : "the transaction read it";
     assertUnchanged(watched, now, { since, isAlone, isFilled: filled.has(watched.image) });
-    if (watched.isNew) made.set(watched.image, now);
+    looks.set(watched.image, now);
   }
-  return made;
+  return looks;
+}
+
+/**
+ * Those of the images that have their change times as the plan read them, now that each later write moves these. What is left
+ * of that moment is waited for.
+ */
+export async function findSettled(
+  { storage }: Pick<Workspace, "storage">,
+  images: readonly OpenWatched[],
+  looks: ReadonlyMap<string, Fingerprint>,
+  just: ReadonlySet<string>,
+): Promise<readonly string[]> {
+  if (just.size === 0) return [];
+  const settled = images.map(async ({ watched: { image, fingerprint, isNew }, file }) => {
+    const now = looks.get(image);
+    if (isNew || !just.has(image) || !now || now.changedNs !== fingerprint.changedNs) return [];
+    return (await settleFingerprint(storage.host, file, now)).settled === true ? [image] : [];
+  });
+  return (await settleAll(settled)).flat();
 }
 
 /** A line for each image that a device leaves and that may have been written to since the transaction read it. */
@@ -108,18 +127,18 @@ export async function describeDoubts(
 export async function lookAtMade(
   { storage }: Workspace,
   table: DeviceTable,
-  made: ReadonlyMap<string, Fingerprint>,
+  named: ReadonlyMap<string, Fingerprint>,
   images: readonly OpenWatched[],
 ): Promise<ReadonlyMap<string, Fingerprint>> {
-  if (made.size === 0) return made;
+  const made = images.filter(({ watched }) => watched.isNew);
   const copies = new Set(
     table.devices.flatMap(({ mirror }) =>
       mirror ? [...mirror.chain, ...mirror.source].map(({ image }) => image) : [],
     ),
   );
   const looks = new Map<string, Fingerprint>();
-  for (const { watched, file } of images) {
-    const now = made.get(watched.image);
+  for (const { watched, file } of made) {
+    const now = named.get(watched.image);
     if (!now) continue;
     const isCopy = copies.has(watched.image);
     looks.set(watched.image, isCopy ? await settleFingerprint(storage.host, file, now) : now);

@@ -77,11 +77,11 @@ export async function runStatements(work: Work, requests: readonly ActionRequest
 export async function commitImplicit(work: Work, journal: Journal, once?: Once): Promise<DeviceTable> {
   try {
     throwIfInterrupted(work.options.signal);
-    const { images, underWay, options } = work;
+    const { images, underWay, just, options } = work;
     const { onProgress, throttle, onNotice, markEveryMs } = options;
     const close = async (image: string): Promise<void> => await images.closeImage(image);
     const told = { onProgress, throttle, onNotice, markEveryMs, once };
-    const inHand = { open: images.byPath(), close, underWay, ...told };
+    const inHand = { open: images.byPath(), close, underWay, just, ...told };
     return await commitJournal(work.workspace, journal, waitingOf(work), inHand);
   } catch (error) {
     const isInDoubt = error instanceof ImgtxError && error.code === "E_UNFINISHED";

@@ -14,7 +14,6 @@ import {
   isBelow,
   readSignpost,
   setSignpost,
-  withLooks,
   type Workspace,
 } from "../../device/index.ts";
 import { settleAll } from "../../errors/index.ts";
@@ -27,7 +26,7 @@ import {
   settleFingerprint,
 } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
-import { lastSeen, type PlanRecord, type WatchedImage } from "../journal/index.ts";
+import { lastSeen, type PlanRecord, type WatchedImage, withLooksOf } from "../journal/index.ts";
 import { changedImages } from "./plan.ts";
 import type { Work } from "./work.ts";
 
@@ -52,7 +51,7 @@ export async function setOnKept(work: Work, table: DeviceTable, record: PlanReco
 }
 
 async function setOnSealed(
-  { workspace, journal, images }: Work,
+  { workspace, journal, images, just }: Work,
   sealed: readonly Sealed[],
 ): Promise<ReadonlyMap<string, Fingerprint>> {
   const looks = new Map<string, Fingerprint>();
@@ -60,12 +59,17 @@ async function setOnSealed(
   const open = images.byPath();
   // What an earlier statement has seen of an image counts for the whole transaction.
   const seen: ReadonlyMap<string, unknown> = journal ? lastSeen(journal.state) : new Map();
+  const isAlone = journal?.state.begin.implicit ?? true;
   await settleAll(
     sealed.map(async (one) => {
       const { image } = one.watched;
       if (seen.has(image)) return;
-      const now = await setOn(workspace, one, open.get(image)?.file);
-      if (now) looks.set(image, now);
+      const file = open.get(image)?.file;
+      const now = file && (await setOn(workspace, one, file));
+      if (!now) return;
+      // What commits by itself looks once more in some milliseconds, and waits for no more than is left of them.
+      if (isAlone) just.add(image);
+      looks.set(image, isAlone ? now : await settleFingerprint(workspace.storage.host, file, now));
     }),
   );
   return looks;
@@ -119,9 +123,9 @@ function findSealed(table: DeviceTable, record: PlanRecord): Sealed[] {
 async function setOn(
   workspace: Workspace,
   { watched: { image, fingerprint }, isActive }: Sealed,
-  file: StorageFile | undefined,
+  file: StorageFile,
 ): Promise<Fingerprint | undefined> {
-  if (!file || file.onDisk || isDeviceIdentity(fingerprint) || isInOverlay(fingerprint)) return undefined;
+  if (file.onDisk || isDeviceIdentity(fingerprint) || isInOverlay(fingerprint)) return undefined;
   const { storage, root } = workspace;
   if ((await readSignpost(storage, image)).includes(root)) return undefined;
   // Others' snapshots know what it looks like.
@@ -130,13 +134,5 @@ async function setOn(
   if (!isAsRead || !(await setSignpost(storage, image, root))) return undefined;
   const { changedNs, settled, ...now } = await file.stat();
   if (describeStatChanges(fingerprint, now).length > 0) return undefined;
-  return await settleFingerprint(storage.host, file, { ...fingerprint, changedNs, settled });
-}
-
-function withLooksOf(record: PlanRecord, looks: ReadonlyMap<string, Fingerprint>): PlanRecord {
-  return {
-    ...record,
-    watched: record.watched.map((one) => ({ ...one, fingerprint: looks.get(one.image) ?? one.fingerprint })),
-    changes: record.changes.map(({ device, after }) => ({ device, after: after && withLooks(after, looks) })),
-  };
+  return { ...fingerprint, changedNs, settled };
 }

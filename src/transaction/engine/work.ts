@@ -61,6 +61,8 @@ export interface Work {
   readonly idle: PlanRecord[];
   /** The search for overlays that its statements share, and how many of them had made or changed files when it began. */
   search: { readonly overlays: OverlaySearch; readonly changesBefore: number } | undefined;
+  /** Images whose change times the command has moved, and that it has looked at within the same moment. */
+  readonly just: Set<string>;
   /** What was found out amid the work, to be told with the action on that device. */
   readonly found: { readonly device: string; readonly note: Note }[];
   /** Undefined until an implicit transaction has its first plan. */
@@ -91,7 +93,13 @@ export async function startWork(
   const dryRun = options.dryRun ? new DryRun(storage, left) : undefined;
   const staged = dryRun?.staged ?? left;
   const images = new OpenedImages(staged, { workspaceRoot: root, currentFolder });
-  const rest = { idle: [], found: [], search: undefined, underWay: Promise.resolve() };
+  const rest = {
+    idle: [],
+    found: [],
+    just: new Set<string>(),
+    search: undefined,
+    underWay: Promise.resolve(),
+  };
   return { workspace, options, deadlineMs, staged, reads, dryRun, images, ...parts, ...rest };
 }
 

@@ -5,7 +5,7 @@
 // - Everything that a transaction makes is made, durably, before its commit mark.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { lateLogsOf, liveStatements, redoOf } from "./queries.ts";
+import { lateLogsOf, liveStatements, redoOf, withSettled } from "./queries.ts";
 import {
   ALL_COPIED,
   type AppliedRecord,
@@ -109,7 +109,7 @@ export function applyRecord(
     case "commit":
       if (state.shortFrom !== null || !state.statements.every((one) => isMade(state, one)))
         throw outOfOrder(file, record.type);
-      return { ...state, commit: record };
+      return { ...withSettled(state, record), commit: record };
     case "abort":
       return { ...state, aborting: true };
   }
@@ -295,10 +295,11 @@ function assertFences({ statements }: TransactionState, { fences }: FencingRecor
 
 /** What is done twice, or to a device that somebody else may hold, can't be taken back. */
 function assertApart({ redo, newFiles, changes, devices, snapshot }: PlanRecord, file: string): void {
+  const [held, changed] = [new Set(devices), new Set(changes.map(({ device }) => device))];
   const problem =
     findTwice([...newFiles, ...redo].map((one) => ("path" in one ? one.path : one.image))) ??
-    changes.find(({ device }) => !devices.includes(device))?.device ??
-    snapshot?.devices.find((device) => !changes.some((change) => change.device === device));
+    changes.find(({ device }) => !held.has(device))?.device ??
+    snapshot?.devices.find((device) => !changed.has(device));
   if (problem === undefined) return;
   throw new ImgtxError("E_JOURNAL", `the journal would change '${problem}' as imgtx never does`, {
     image: file,
@@ -307,7 +308,12 @@ function assertApart({ redo, newFiles, changes, devices, snapshot }: PlanRecord,
 }
 
 function findTwice(names: readonly string[]): string | undefined {
-  return names.find((name, index) => names.indexOf(name) < index);
+  const known = new Set<string>();
+  for (const name of names) {
+    if (known.has(name)) return name;
+    known.add(name);
+  }
+  return undefined;
 }
 
 /** Whether all of it is there that the commit relies on, or it is taken back. */

@@ -53,4 +53,6 @@ export {
   renamesOf,
   redoOf,
   type SeenImage,
+  withLooksOf,
+  withSettled,
 } from "./queries.ts";

@@ -8,10 +8,13 @@ import {
   isRaised,
   type Renaming,
   withFingerprints,
+  withLooks,
   withLooksOfMade,
 } from "../../device/index.ts";
+import type { Fingerprint } from "../../format/index.ts";
 import type { CopyStep, LateStep } from "./copy-steps.ts";
 import type {
+  CommitRecord,
   PlanRecord,
   PreparedRedo,
   Statement,
@@ -39,14 +42,43 @@ export function lastSeen(state: TransactionState): ReadonlyMap<string, SeenImage
         seen.set(watched.image, { ...watched, isNew: false });
       }
     }
+    if (!prepared) continue;
     const deviceOf = new Map(plan.changes.map(({ device, after }) => [after?.image, device]));
-    for (const { path, fingerprint } of prepared?.files ?? []) {
+    const fresh = new Set(plan.newFiles.map(({ path }) => path));
+    for (const { path, fingerprint } of prepared.files) {
       const device = seen.get(path)?.device ?? deviceOf.get(path) ?? null;
-      const isNew = plan.newFiles.some((file) => file.path === path);
-      seen.set(path, { device, image: path, fingerprint, isNew });
+      seen.set(path, { device, image: path, fingerprint, isNew: fresh.has(path) });
     }
   }
   return seen;
+}
+
+/** With what the commit has found to be as it was read, after each write to it would show. */
+export function withSettled(
+  state: TransactionState,
+  { settled = [] }: Pick<CommitRecord, "settled">,
+): TransactionState {
+  if (settled.length === 0) return state;
+  const images = new Set(settled);
+  const statements = state.statements.map((statement) => {
+    const { plan } = statement;
+    const looks = new Map(
+      plan.watched.flatMap(({ image, fingerprint }) =>
+        images.has(image) ? [[image, { ...fingerprint, settled: true }] as const] : [],
+      ),
+    );
+    return looks.size === 0 ? statement : { ...statement, plan: withLooksOf(plan, looks) };
+  });
+  return { ...state, statements };
+}
+
+/** The plan, with what images that it has looked at look like since. */
+export function withLooksOf(plan: PlanRecord, looks: ReadonlyMap<string, Fingerprint>): PlanRecord {
+  return {
+    ...plan,
+    watched: plan.watched.map((one) => ({ ...one, fingerprint: looks.get(one.image) ?? one.fingerprint })),
+    changes: plan.changes.map(({ device, after }) => ({ device, after: after && withLooks(after, looks) })),
+  };
 }
 
 /** How far each image's redo log counts, by the image. */

@@ -295,6 +295,7 @@ const SHAPES: { readonly [Type in JournalRecord["type"]]: Shape<RecordOf<Type>> 
     committed: isText,
     summary: isText,
     once: orAbsent(objectOf<Once>({ id: isText, digest: isText })),
+    settled: orAbsent(listOf(isText)),
   }),
   staged: objectOf<RecordOf<"staged">>({ type: oneOf("staged"), statement: isCount, redo: isRedo }),
   applied: objectOf<RecordOf<"applied">>({ type: oneOf("applied"), image: isText }),

@@ -300,6 +300,8 @@ export interface CommitRecord {
   readonly summary: string;
   /** The id that it was given, so that it is applied once, and the digest of what was asked for. Absent: none. */
   readonly once?: Once | undefined;
+  /** Images read amid a moment in which a write would not show, and found as they were read after it. Absent: none. */
+  readonly settled?: readonly string[] | undefined;
 }
 
 /**

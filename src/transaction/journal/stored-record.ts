@@ -62,6 +62,7 @@ function mapRecordPaths(record: JournalRecord, map: (path: string) => string): J
     }));
     return { ...record, volumes };
   }
+  if (record.type === "commit" && record.settled) return { ...record, settled: record.settled.map(map) };
   if (record.type === "copied") return { ...record, path: map(record.path) };
   if (record.type === "staged") return { ...record, redo: mapRedo(record.redo, map) };
   if (record.type === "applied") return { ...record, image: map(record.image) };

@@ -45,6 +45,18 @@ describe("records add up to a transaction", () => {
     expect(heldDevices(fold(planRecord(0), done(0), undo(0), undone(0)))).toEqual([]);
   });
 
+  test("with what its commit found settled, of each image that it names and of no other", () => {
+    const unsettled = { ...FINGERPRINT, settled: false };
+    const watched = ["/w/a", "/w/b"].map((image) => ({ device: "vda", image, fingerprint: unsettled }));
+    const { image, format, chain } = device("vda", "/w/new");
+    const below = { ...chain[0], image: "/w/a", format, name: "a", fingerprint: unsettled, dataFile: null };
+    const after = { ...device("vda", image), chain: [...chain, below] };
+    const plan = { ...planRecord(0), watched, changes: [{ device: "vda", after }] };
+    const { statements } = fold(plan, preparedRecord(0), done(0), { ...COMMIT, settled: ["/w/a"] });
+    expect(statements[0]?.plan.watched.map(({ fingerprint }) => fingerprint.settled)).toEqual([true, false]);
+    expect(statements[0]?.plan.changes[0]?.after?.chain[1]?.fingerprint.settled).toBe(true);
+  });
+
   test("with the savepoints that the undoing did not pass", () => {
     const state = fold(
       savepoint("a"),
