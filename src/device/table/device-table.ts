@@ -117,6 +117,8 @@ export function requireDevice(table: DeviceTable, name: string): DeviceEntry {
 export function trustedBy(entry: DeviceEntry): readonly string[] {
   const { image, format, mirror, trusted = [] } = entry;
   const isNamed = format === "raw" || isOnDevice(entry.chain[0]);
+  // As nearly all are.
+  if (!isNamed && !mirror) return trusted;
   const copied = mirror?.chain.filter(isOnDevice) ?? [];
   const named = [...(isNamed ? [image] : []), ...copied.map((one) => one.image)];
   return [...trusted, ...named.filter((one) => !trusted.includes(one))];
@@ -138,8 +140,8 @@ export function isProvisioned({ provision }: DeviceEntry): boolean {
 
 /** The same entry, trusting these places too. */
 export function withTrusted(entry: DeviceEntry, places: readonly string[]): DeviceEntry {
-  const trusted = [...new Set([...(entry.trusted ?? []), ...places])];
-  return trusted.length === 0 ? entry : { ...entry, trusted };
+  if (places.length === 0) return entry;
+  return { ...entry, trusted: [...new Set([...(entry.trusted ?? []), ...places])] };
 }
 
 /** The table with some devices set, or removed where the entry is null. */
@@ -147,6 +149,12 @@ export function withDevices(
   table: DeviceTable,
   changes: readonly { readonly device: string; readonly after: DeviceEntry | null }[],
 ): DeviceTable {
+  const [only, ...others] = changes;
+  // A group is planned by one table for each device.
+  if (only?.after && others.length === 0) {
+    const place = table.devices.findIndex(({ name }) => name === only.device);
+    if (place !== -1) return { ...table, devices: table.devices.with(place, only.after) };
+  }
   const left = new Map(changes.map(({ device, after }) => [device, after]));
   const devices: DeviceEntry[] = [];
   for (const entry of table.devices) {
@@ -155,7 +163,7 @@ export function withDevices(
     left.delete(entry.name);
   }
   const added = [...left.values()].filter((after) => after !== null);
-  // In order already where all of them were there before: a group is planned by one table for each device.
+  // In order already where all of them were there before.
   return { ...table, devices: added.length === 0 ? devices : [...devices, ...added].sort(byName) };
 }
 

@@ -80,7 +80,11 @@ export async function realFolder(storage: Storage, folder: string): Promise<stri
 }
 
 /** E_NOT_A_FILE for what is there, and no folder, though a file in it was named. */
-export async function assertFolder(storage: Storage, folder: string, named = folder): Promise<void> {
+export async function assertFolder(
+  storage: Pick<Storage, "stat">,
+  folder: string,
+  named = folder,
+): Promise<void> {
   if ((await storage.stat(folder))?.kind === "folder") return;
   throw new ImgtxError("E_NOT_A_FILE", `'${named}' is not a folder`, {
     image: folder,

@@ -34,11 +34,16 @@ export async function readSignpost(storage: Storage, path: string): Promise<read
   return (await readRaw(storage, path)).roots;
 }
 
-/** Whether the file was found without a name of this workspace, and has got it. */
-export async function setSignpost(storage: Storage, path: string, root: string): Promise<boolean> {
+/** Whether the file was found without a name of this workspace, and has got it, as it may where it has none. */
+export async function setSignpost(
+  storage: Storage,
+  path: string,
+  root: string,
+  mayBeSet: () => Promise<boolean> = async () => await Promise.resolve(true),
+): Promise<boolean> {
   const { roots, canHave } = await readRaw(storage, path);
   const value = canHave && !roots.includes(root) ? encode([root, ...roots]) : undefined;
-  if (!value) return false;
+  if (!value || !(await mayBeSet())) return false;
   return (await unlessItFails(async () => await storage.setAttribute(path, NAME, value))) === true;
 }
 

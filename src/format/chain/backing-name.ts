@@ -5,7 +5,7 @@
 // is folded, so that imgtx and QEMU end at the same file.
 
 import { ImgtxError } from "../../errors/index.ts";
-import type { Storage } from "../../storage/index.ts";
+import type { FileStat, Storage } from "../../storage/index.ts";
 import { dirname, join, relative } from "node:path";
 import { BACKING_NAME_BYTES_MAX } from "../codec/limits.ts";
 import { quoteName, shellQuote } from "../quote-name.ts";
@@ -84,15 +84,16 @@ export function composeBackingPath(overlayPath: string, name: string, currentFol
 
 /**
  * The name under which an overlay in overlayFolder finds the image at backingPath, relative to that folder.
- * Both absolute; the folder and the image exist. E_REFUSED where no relative name leads there,
- * E_UNSUPPORTED where it is longer than the format allows.
+ * Both absolute; the folder and the image exist, and the image is `known` where it was looked at already. E_REFUSED where no
+ * relative name leads there, E_UNSUPPORTED where it is longer than the format allows.
  */
 export async function makeRelativeName(
   storage: Storage,
   overlayFolder: string,
   backingPath: string,
+  known?: FileStat,
 ): Promise<string> {
-  const backing = await storage.stat(backingPath);
+  const backing = known ?? (await storage.stat(backingPath));
   if (backing === undefined) {
     throw new ImgtxError("E_NOT_FOUND", "the backing image is not there", { image: backingPath });
   }

@@ -17,6 +17,7 @@ import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { FileLease } from "../locks/file-lease.ts";
 import { describeStat } from "./file-stat.ts";
 import { aroundStat, type NativeAccess } from "./native-access.ts";
+import { UNKNOWN_PLACE } from "../native/place-calls.ts";
 import { CALL_BYTES_MAX, fsyncInPool, isPoolBusy, readInPool } from "./pool-calls.ts";
 import type {
   AttributeName,
@@ -44,6 +45,7 @@ export class NodeFile implements StorageFile {
   readonly #lease = new FileLease();
   #descriptor: number | undefined;
   #failedFlush: unknown;
+  #place = UNKNOWN_PLACE;
 
   constructor(path: string, descriptor: number, native: NativeAccess) {
     this.path = path;
@@ -57,8 +59,16 @@ export class NodeFile implements StorageFile {
 
   async stat(): Promise<FileStat> {
     return this.#explained("stat", undefined, () => {
-      const around = aroundStat(this.open(), this.#native);
-      return describeStat(this.path, fstatSync(this.open(), { bigint: true }), around);
+      const { findPlace, ...around } = aroundStat(this.open(), this.#native);
+      // Where an open file lies does not change.
+      const findOnce: typeof findPlace = (device, inode) => {
+        if (this.#place === UNKNOWN_PLACE) this.#place = findPlace(device, inode);
+        return this.#place;
+      };
+      return describeStat(this.path, fstatSync(this.open(), { bigint: true }), {
+        ...around,
+        findPlace: findOnce,
+      });
     });
   }
 

@@ -163,11 +163,11 @@ function readBlockKinds(): ReadonlySet<string> {
   return new Set(lines.filter((line) => line.startsWith("\t")).map((line) => line.trim()));
 }
 
-const NS_PER_MS = 1_000_000n;
+const NS_PER_MS = 1_000_000;
 /** The kernel stamps writes with the time of its last tick, and ticks at least 100 times a second. */
-const TICK_NS = 10n * NS_PER_MS;
+const TICK_MS = 10;
 /** ext2, ext3 and small inodes of ext4 keep whole seconds; that they have no birth time either is the sign. */
-const WHOLE_SECOND_NS = 1000n * NS_PER_MS;
+const WHOLE_SECOND_MS = 1000;
 
 /** Whether any write from `nowMs` on shows in the change time. nowMs was read before the stat was. */
 export function isSettled(
@@ -175,6 +175,7 @@ export function isSettled(
   nowMs: number,
 ): boolean {
   const { name, keepsTimes } = kindOfFileSystem(fileSystemId);
-  const grainNs = bornNs === "0" && name === "ext" ? WHOLE_SECOND_NS : TICK_NS;
-  return keepsTimes && BigInt(changedNs) + grainNs < BigInt(nowMs) * NS_PER_MS;
+  const grainMs = bornNs === "0" && name === "ext" ? WHOLE_SECOND_MS : TICK_MS;
+  // To the microsecond, which is little beside the grain: each look at an image asks it.
+  return keepsTimes && Number(changedNs) / NS_PER_MS + grainMs < nowMs;
 }

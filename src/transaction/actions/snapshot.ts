@@ -182,10 +182,11 @@ async function planTarget(
   const { device } = target;
   const entry = requireDevice(context.table, device);
   assertOverlayFormat(target.device, target.format);
+  const isFree = target.file === undefined;
   const file = target.file ?? (await nameOverlay(entry, howToName(request, device, taken), context));
-  const path = await context.canonicalPath(file, device);
+  const path = await context.canonicalPath(file, device, isFree);
   const below = await context.openChain(entry.image, entry.format, device);
-  const there = await context.storage.statLink(path);
+  const there = isFree && path === file ? undefined : await context.storage.statLink(path);
   const promisedBy = there ? undefined : entry.provision;
   const isVolume = there !== undefined && !request.reuse && (await isDeviceAt(context.storage, path));
   if (there && !isVolume) {

@@ -46,6 +46,7 @@ import { activateChain } from "../images/volumes.ts";
 import { OverlaySearch } from "../images/overlay-search.ts";
 import { markFolders } from "../images/planned-folders.ts";
 import type { ActionRequest } from "../requests/request.ts";
+import type { FileStat } from "../../storage/index.ts";
 import { assertMayFollow, doneBy } from "./done-before.ts";
 import { assertOwnToWrite, type Shared } from "./keep-sealed.ts";
 import { nameLogs } from "./name-logs.ts";
@@ -191,13 +192,19 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
   const gate = images.gateWith({ allowPaths: [...trustOfAll(table), ...options.allowPaths] });
   // A plan looks at each folder once, however many devices have their images there.
   const canonicalPathIn = canonicalPathsOf(workspace.storage);
-  const folders = new Set<string>();
+  const folders = new Map<string, Promise<FileStat | undefined>>();
+  const statFolder = async (folder: string): Promise<FileStat | undefined> => {
+    const asked = folders.get(folder) ?? workspace.storage.stat(folder);
+    folders.set(folder, asked);
+    return await asked;
+  };
   return {
     storage: work.staged,
     transaction: work.id,
     root: workspace.root,
     isRehearsal: work.dryRun !== undefined,
     table,
+    statFolder,
     room: new RoomForNames(table),
     copiedInto,
     ...doneBy(statements),
@@ -214,15 +221,14 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
         ? await openImage(work.staged, image, { format, gate })
         : await openImage(work.staged, copy.from, { format: "qcow2", gate });
     },
-    async canonicalPath(path, device) {
+    async canonicalPath(path, device, isFree = false) {
       return await withPlace({ device }, async () => {
         const canonical = await canonicalPathIn(path);
-        const folder = posix.dirname(canonical);
         // What can't be made there could not be taken back from there either.
-        if (!folders.has(folder)) await assertFolder(workspace.storage, folder);
-        folders.add(folder);
+        await assertFolder({ stat: statFolder }, posix.dirname(canonical));
         assertOutsideOwnFolder(canonical);
-        await assertMayBeDevice(workspace.storage, canonical, table, options.allowsDevices === true);
+        const isAllowed = isFree || options.allowsDevices === true;
+        await assertMayBeDevice(workspace.storage, canonical, table, isAllowed);
         return canonical;
       });
     },

@@ -12,7 +12,6 @@ import {
   findDevice,
   findUserElsewhere,
   isBelow,
-  readSignpost,
   setSignpost,
   type Workspace,
 } from "../../device/index.ts";
@@ -127,11 +126,12 @@ async function setOn(
 ): Promise<Fingerprint | undefined> {
   if (file.onDisk || isDeviceIdentity(fingerprint) || isInOverlay(fingerprint)) return undefined;
   const { storage, root } = workspace;
-  if ((await readSignpost(storage, image)).includes(root)) return undefined;
-  // Others' snapshots know what it looks like.
-  if (!isActive && (await findUserElsewhere(workspace, image))) return undefined;
-  const isAsRead = (await file.stat()).changedNs === fingerprint.changedNs;
-  if (!isAsRead || !(await setSignpost(storage, image, root))) return undefined;
+  const mayBeSet = async (): Promise<boolean> => {
+    // Others' snapshots know what it looks like.
+    if (!isActive && (await findUserElsewhere(workspace, image))) return false;
+    return (await file.stat()).changedNs === fingerprint.changedNs;
+  };
+  if (!(await setSignpost(storage, image, root, mayBeSet))) return undefined;
   const { changedNs, settled, ...now } = await file.stat();
   if (describeStatChanges(fingerprint, now).length > 0) return undefined;
   return { ...fingerprint, changedNs, settled };

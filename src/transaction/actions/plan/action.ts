@@ -19,7 +19,7 @@ import type {
 } from "../../../device/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import type { Chain, GateOptions, ImageFormat, OpenedImage } from "../../../format/index.ts";
-import type { Storage, StorageFile } from "../../../storage/index.ts";
+import type { FileStat, Storage, StorageFile } from "../../../storage/index.ts";
 import type { HowToOpen } from "../../images/opened-images.ts";
 import type { ImageAccess } from "../../images/access.ts";
 import type { OverlaySearch } from "../../images/overlay-search.ts";
@@ -49,6 +49,8 @@ export interface PlanContext {
   readonly isRehearsal: boolean;
   /** The table as it will be after the statements before this one. */
   readonly table: DeviceTable;
+  /** What a folder is; undefined where there is none. Looked at once, however many devices have their images there. */
+  statFolder(folder: string): Promise<FileStat | undefined>;
   /** What room that table leaves for names in `devices`, and what this statement has taken of it. */
   readonly room: RoomForNames;
   /** Devices with a copy that was cut off and kept. */
@@ -91,8 +93,8 @@ export interface PlanContext {
   readonly gate: GateOptions;
   /** What this device alone may lead to: for what a statement newly leads it to. */
   gateOf(device: string): GateOptions;
-  /** The canonical form of a path whose folder exists. */
-  canonicalPath(path: string, device: string): Promise<string>;
+  /** The canonical form of a path whose folder exists. isFree: nothing is there. */
+  canonicalPath(path: string, device: string, isFree?: boolean): Promise<string>;
 }
 
 /** A file to make: its final path, its permission bits, and whom it belongs to where root makes it. */

@@ -60,7 +60,7 @@ export async function planNewOverlay(
   below: Chain,
   path: string,
   { relative, options, ...choice }: OverlayChoice,
-  context: Pick<PlanContext, "storage" | "root" | "table" | "room">,
+  context: Pick<PlanContext, "storage" | "root" | "statFolder" | "table" | "room">,
 ): Promise<PlannedOverlay> {
   const top = activeLayer(below);
   if (top.header?.isCorrupt) {
@@ -94,7 +94,7 @@ async function nameBacking(
   below: Chain,
   path: string,
   relative: boolean | undefined,
-  { storage, root, table, room }: Pick<PlanContext, "storage" | "root" | "table" | "room">,
+  { storage, root, statFolder, table, room }: Parameters<typeof planNewOverlay>[4],
 ): Promise<string> {
   const [top, folder] = [activeLayer(below), posix.dirname(path)];
   if (relative === false) return top.path;
@@ -109,8 +109,8 @@ async function nameBacking(
     return name;
   }
   const isNear = posix.dirname(top.path) === folder || [path, top.path].every((one) => isBelow(root, one));
-  if (!isNear || (await storage.stat(folder))?.fileSystem !== top.stat.fileSystem) return top.path;
-  const name = await unlessItFails(() => makeRelativeName(storage, folder, top.path));
+  if (!isNear || (await statFolder(folder))?.fileSystem !== top.stat.fileSystem) return top.path;
+  const name = await unlessItFails(() => makeRelativeName(storage, folder, top.path, top.stat));
   if (name === undefined) return top.path;
   // Where `devices` needs the same name for another device's image, an absolute one is in nobody's way.
   return room.takes(shown(name)) ? name : top.path;
@@ -278,7 +278,7 @@ interface HowToName {
   readonly hint: string;
 }
 
-/** A volume that is made has no ending. */
+/** A path in its image's folder where nothing is. A volume that is made has no ending. */
 export async function nameOverlay(
   { name: device, image, provision }: Pick<DeviceEntry, "name" | "image" | "provision">,
   { after, taken, hint }: HowToName,
