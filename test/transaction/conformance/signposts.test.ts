@@ -8,6 +8,7 @@ import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { relocateWorkspace, type Outcome } from "../../../src/transaction/index.ts";
 import { runImg } from "../../helpers/cli/against-qemu.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
+import { killAt } from "../../helpers/storage/watched-storage.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { mergeRequest } from "../../helpers/transaction/merging.ts";
 import { makeWorkbench, RUN_ALONE, Workbench } from "../../helpers/transaction/workbench.ts";
@@ -69,6 +70,21 @@ describe.skipIf(!canSayWorkspaces)(
       expect(notesOf(await ours.rollback("1")).filter((note) => note.includes("can't be told"))).toEqual([]);
       await ours.snapshot({ vda: `${top}/images/next.qcow2` });
       expect(["top", "base"].map((name) => changedNs(`${top}/images/${name}.qcow2`))).toEqual(times);
+    });
+
+    test("is what it was where its commit was cut off after the mark, and recovery finished it", async () => {
+      const { top, ours } = await makePlace();
+      await ours.add("vda", `${top}/images/top.qcow2`);
+      let isMarked = false;
+      const dying = killAt(ours.storage, ({ name, path, purpose }) => {
+        isMarked ||= purpose === "commit mark";
+        return isMarked && name === "rename" && path.endsWith("/table.json");
+      });
+      const request = ours.through(dying).snapshot({ vda: `${top}/images/over.qcow2` });
+      await expect(request).rejects.toThrow("killed");
+      const [note] = (await ours.session()).recovered;
+      expect(note).toMatchObject({ did: "finished" });
+      expect(note?.text).not.toContain("can't be told");
     });
 
     test("is not touched by a dry run", async () => {
