@@ -144,6 +144,6 @@ export {
   underWorkspaceLock,
 } from "./lock/workspace-lock.ts";
 export { areClaimsNeeded, isClaimName, removeClaim } from "./lock/claims.ts";
-export { readSignpost, setFirstSignpost, setSignpost } from "./workspace/signposts.ts";
+export { setFirstSignpost, setSignpost } from "./workspace/signposts.ts";
 export { gateOf } from "./workspace/workspace-gate.ts";
 export { assertMayRun } from "./workspace/ownership.ts";

@@ -2,7 +2,7 @@
 
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { beforeEach, describe, expect, test } from "vitest";
-import { readSignpost, setSignpost } from "../../../src/device/index.ts";
+import { readSignpost, setSignpost } from "../../../src/device/workspace/signposts.ts";
 import { makeNodeStorage, type Storage } from "../../../src/storage/index.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
 
