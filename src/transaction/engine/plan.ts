@@ -192,12 +192,7 @@ export function contextOf(work: Work, { table, earlier }: StatementToPlan): Plan
   const gate = images.gateWith({ allowPaths: [...trustOfAll(table), ...options.allowPaths] });
   // A plan looks at each folder once, however many devices have their images there.
   const canonicalPathIn = canonicalPathsOf(workspace.storage);
-  const folders = new Map<string, Promise<FileStat | undefined>>();
-  const statFolder = async (folder: string): Promise<FileStat | undefined> => {
-    const asked = folders.get(folder) ?? workspace.storage.stat(folder);
-    folders.set(folder, asked);
-    return await asked;
-  };
+  const statFolder = lookingOnce(workspace.storage);
   return {
     storage: work.staged,
     transaction: work.id,
@@ -288,6 +283,15 @@ async function onNewBacking(
   };
   const links = [{ ...link, header }, ...(first && onto ? [{ ...first, name: onto.name }, ...rest] : [])];
   return { links: [...chain.links.slice(0, depth), ...links], close: async () => await chain.close() };
+}
+
+function lookingOnce(storage: Workspace["storage"]): PlanContext["statFolder"] {
+  const folders = new Map<string, Promise<FileStat | undefined>>();
+  return async (folder) => {
+    const asked = folders.get(folder) ?? storage.stat(folder);
+    folders.set(folder, asked);
+    return await asked;
+  };
 }
 
 /** Each generation once, however many devices ask. */
