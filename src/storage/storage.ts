@@ -384,8 +384,8 @@ export interface Storage {
   setOwner(path: string, ownerId: number, groupId: number): Promise<void>;
   readSymlink(path: string): Promise<string>;
   /**
-   * Takes so much space on the folder's file system, and an inode, until it is released or this process ends; where that
-   * can't be done, the free space is looked at. E_NO_SPACE. written: in that folder; E_IO where no file may be as large.
+   * Takes so much space on the folder's file system, and an inode, until it is released or this process ends; or looks at
+   * what is free. E_NO_SPACE. written: a file there that gets it, E_IO where none may be as large; else new ones get it.
    */
   reserveSpace(folder: string, lengthBytes: number, written?: WrittenFile): Promise<Reservation>;
   /**

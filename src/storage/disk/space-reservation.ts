@@ -18,11 +18,15 @@ import { quietly } from "../quietly.ts";
 const O_TMPFILE = 0o20000000 | (constants.O_DIRECTORY ?? 0);
 const MODE = 0o600;
 const FULL: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT"]);
+const FORBIDDEN: ReadonlySet<string> = new Set(["EACCES", "EPERM", "EROFS"]);
 /** This process, or the machine, has no more of them. */
 const NO_DESCRIPTOR: ReadonlySet<string> = new Set(["EMFILE", "ENFILE"]);
 const TOO_LARGE = "EFBIG";
 
-/** E_NO_SPACE where the folder's file system has not that much; E_IO where no file there may be so large. */
+/**
+ * E_NO_SPACE where the folder's file system has not that much; E_IO where no file there may be so large; E_NO_PERMISSION,
+ * E_READ_ONLY where no new one may be made, and it is not for one that is there.
+ */
 export async function reserveSpace(
   folder: string,
   { lengthBytes, written }: { readonly lengthBytes: number; readonly written: WrittenFile | undefined },
@@ -31,7 +35,7 @@ export async function reserveSpace(
   // Looked at first: a call that takes what there is before it fails would leave nothing to others meanwhile.
   assertFree(folder, lengthBytes);
   const calls = native.optional();
-  const descriptor = calls && openNameless(folder);
+  const descriptor = calls && openNameless(folder, written === undefined);
   if (calls === undefined || descriptor === undefined) {
     if (written && written.endBytes > largestKnown(folder)) throw isTooLarge(folder, written, undefined);
     return TAKES_NOTHING;
@@ -59,13 +63,15 @@ export async function reserveSpace(
 const TAKES_NOTHING: Reservation = { release: async () => await Promise.resolve() };
 
 /** Undefined on NFS, FUSE and others, and everywhere before Linux 3.11: the free space has to do. */
-function openNameless(folder: string): number | undefined {
+function openNameless(folder: string, isForNew: boolean): number | undefined {
   try {
     return openSync(folder, constants.O_RDWR | O_TMPFILE, MODE);
   } catch (error) {
     const name = errnoName(error) ?? "";
     if (FULL.has(name)) throw hasNoInode(folder, error);
     if (NO_DESCRIPTOR.has(name)) throw explainError(error, "take space in", folder);
+    // What is there may be written to all the same.
+    if (isForNew && FORBIDDEN.has(name)) throw explainError(error, "make a file in", folder);
     return undefined;
   }
 }

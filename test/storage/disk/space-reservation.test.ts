@@ -1,8 +1,8 @@
 // Space that is taken before anything is written: it has no name, and ends with its release.
 
-import { readdirSync, readlinkSync, statfsSync, statSync } from "node:fs";
+import { chmodSync, readdirSync, readlinkSync, statfsSync, statSync } from "node:fs";
 import { expect, test } from "vitest";
-import { makeNodeStorage } from "../../../src/storage/index.ts";
+import { makeNodeStorage, type WrittenFile } from "../../../src/storage/index.ts";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { withFileLimit } from "../../helpers/storage/file-limit.ts";
 import { oracle } from "../../helpers/oracles.ts";
@@ -61,6 +61,21 @@ limits.test.each(WAYS)(
     expect(readdirSync(folder)).toEqual([]);
   },
 );
+
+const root = oracle("root");
+
+root.test("a folder where no file may be made has space for what is there, and for nothing new", async () => {
+  const folder = makeFolder();
+  chmodSync(folder, 0o755);
+  const { host, ...storage } = makeNodeStorage();
+  const asNobody = async (written?: WrittenFile): Promise<void> => {
+    const taken = await host.actAs?.(65_534, async () => await storage.reserveSpace(folder, MIB, written));
+    await taken?.release();
+  };
+  await asNobody({ path: `${folder}/a.raw`, endBytes: MIB });
+  const failure = await failureOf(async () => await asNobody());
+  expect(failure).toMatchObject({ code: "E_NO_PERMISSION", changed: false, image: folder });
+});
 
 limits.test("what several files share may be more than one of them may be", async () => {
   const folder = makeFolder("on a disk");

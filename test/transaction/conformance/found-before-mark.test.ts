@@ -128,3 +128,19 @@ describe("an image that may not be written to", () => {
     await bench.run(request);
   });
 });
+
+qemu.test("a folder where the log of a pull may not be made is told of before the mark", async () => {
+  const bench = await makeChain(["base.qcow2", "a.qcow2"]);
+  const before = snapshotWorkspace(bench.root);
+  const storage: Storage = {
+    ...bench.storage,
+    reserveSpace: async (folder, lengthBytes, written) => {
+      const isForNew = folder === bench.root && written === undefined;
+      if (isForNew) throw new ImgtxError("E_NO_PERMISSION", "Permission denied", { image: folder });
+      return await bench.storage.reserveSpace(folder, lengthBytes, written);
+    },
+  };
+  const failure = await failureOf(async () => await bench.through(storage).run(pull(["vda"])));
+  expect(failure).toMatchObject({ code: "E_NO_PERMISSION", changed: false });
+  expect(snapshotWorkspace(bench.root)).toEqual(before);
+});
