@@ -6,7 +6,7 @@
 // The process is not made to end: it ends by itself, with the exit code that is set, when its output has
 // been written.
 
-const { constants, existsSync, fstatSync, readFileSync, writeSync } = require("node:fs");
+const { constants, existsSync, fstatSync, readFileSync, statSync, writeSync } = require("node:fs");
 
 const DIST = `${__dirname.slice(0, -"/bin".length)}/dist`;
 
@@ -20,7 +20,7 @@ if (require.main === module) {
   });
 } else {
   // The build, which compiles the bundle in advance, loads it as commands will; the single file has another way to it.
-  Object.assign(exports, { answer, loadBundle });
+  Object.assign(exports, { answer, loadBundle, markOfNode, refuseOldNode });
 }
 
 /** Of each way in which imgtx comes: how it was called, what it is, and how its bundle is had. */
@@ -57,6 +57,11 @@ async function start(isQemuImg, load) {
 
 /** What the built bundle exports. Undefined where there is none, and that is said. */
 function loadBuilt(needsImg) {
+  const refused = refuseOldNode(process.versions.node);
+  if (refused !== undefined) {
+    fail(refused);
+    return undefined;
+  }
   const file = `${DIST}/${needsImg ? "imgtx-img" : "imgtx"}.cjs`;
   try {
     return loadBundle(file).exports;
@@ -65,6 +70,13 @@ function loadBuilt(needsImg) {
     fail(adviseToBuild(`${__dirname}/..`));
     return undefined;
   }
+}
+
+/** Undefined where it is new enough, as package.json has it: npm only warns of one that is not. */
+function refuseOldNode(version) {
+  const [major, minor] = version.split(".").map(Number);
+  if (major > 20 || (major === 20 && minor >= 15)) return undefined;
+  return `imgtx needs Node 20.15 or newer, and this is ${version}\n  hint: install a newer one, or imgtx as a single file, which needs none`;
 }
 
 /** Hooks and the commands of transactions are other programs, and may talk to anybody. */
@@ -91,12 +103,28 @@ function loadBundle(file) {
   const { Script } = require("node:vm");
   const script = new Script(Module.wrap(readFileSync(file, "latin1")), {
     filename: file,
-    cachedData: readIfThere(`${file}.cache`),
+    cachedData: readCompiled(`${file}.cache`),
   });
   const bundle = { exports: {} };
   const folder = file.slice(0, file.lastIndexOf("/"));
   script.runInThisContext()(bundle.exports, Module.createRequire(file), bundle, file, folder);
   return { script, exports: bundle.exports };
+}
+
+/** The compiled code, which ends with the mark of the Node that compiled it. Undefined where that is another one. */
+function readCompiled(file) {
+  const bytes = readIfThere(file);
+  const mark = Buffer.from(markOfNode());
+  return bytes?.subarray(-mark.length).equals(mark) ? bytes.subarray(0, -mark.length) : undefined;
+}
+
+/**
+ * What this Node is. V8 takes compiled code of whatever has its version and its flags, and crashes by it where the
+ * processor is another one, or Node a newer one with the same V8 but for patches.
+ */
+function markOfNode() {
+  const size = statSync(process.execPath, { throwIfNoEntry: false })?.size;
+  return `\n${process.arch} ${size} ${Object.values(process.versions).join(" ")}\n`;
 }
 
 function readIfThere(file) {

@@ -1,6 +1,6 @@
 // Keeps V8's compiled code of a bundle beside it, as FILE.cache: runs what commands usually run, in a
-// workspace of its own, and takes what V8 has compiled by then. It belongs to the Node that runs this; the
-// launcher of another Node goes without.
+// workspace of its own, and takes what V8 has compiled by then. It belongs to the Node that runs this, whose mark it
+// ends with; the launcher of another Node goes without.
 // Started by build.ts with the name of the bundle.
 
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
@@ -40,10 +40,11 @@ const OF_IMG: readonly Row[] = [
 /** The launcher, which is JavaScript. */
 interface Launcher {
   readonly loadBundle: (file: string) => { readonly script: Script; readonly exports: typeof Bundle };
+  readonly markOfNode: () => string;
 }
 
 const [, , bundle = ""] = process.argv;
-const { loadBundle } = createRequire(import.meta.url)("../../bin/imgtx.js") as Launcher;
+const { loadBundle, markOfNode } = createRequire(import.meta.url)("../../bin/imgtx.js") as Launcher;
 const { script, exports } = loadBundle(bundle);
 
 const folder = mkdtempSync(`${tmpdir()}/imgtx-warm-up-`);
@@ -54,7 +55,7 @@ try {
     const status = await exports.run(line.split(" "), quietContext());
     if (status !== expected) throw new Error(`imgtx ${line}: exit status ${status}`);
   }
-  writeFileSync(`${bundle}.cache`, script.createCachedData());
+  writeFileSync(`${bundle}.cache`, Buffer.concat([script.createCachedData(), Buffer.from(markOfNode())]));
 } finally {
   rmSync(folder, { recursive: true });
 }
