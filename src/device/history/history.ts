@@ -19,7 +19,7 @@ import {
   stepBack,
   stepOn,
   type StoredGeneration,
-  storedGeneration,
+  storedGenerations,
   withClosingLooks,
 } from "../table/generation-file.ts";
 import { readWholeFile } from "../workspace/replace-file.ts";
@@ -190,16 +190,17 @@ interface ClosedGeneration {
  */
 export function closeGeneration(
   { root }: Workspace,
-  tables: Parameters<typeof storedGeneration>[1],
+  tables: Parameters<typeof storedGenerations>[0],
   wholeBytes: number,
 ): ClosedGeneration {
   const { sinceWhole: before } = tables.present;
+  const { whole, step } = storedGenerations(tables);
   if (before !== undefined) {
-    const bytes = encodeGeneration(root, storedGeneration("step", tables));
+    const bytes = encodeGeneration(root, step());
     const sinceWhole = before + bytes.length;
     if (sinceWhole < wholeBytes) return { bytes, sinceWhole };
   }
-  return { bytes: encodeReadable(root, storedGeneration("whole", tables)), sinceWhole: 0 };
+  return { bytes: encodeReadable(root, whole), sinceWhole: 0 };
 }
 
 /** Nothing is written that is not read again: where a whole one and the next are too large together, that is left out. */

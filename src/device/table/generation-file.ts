@@ -52,14 +52,22 @@ interface DeviceLooks {
 const KIND = "imgtx generation";
 const VERSION = 1;
 
-/** The closing table is the present one, but for what is known of its images. */
-export function storedGeneration(
-  kind: StoredGeneration["kind"],
-  { present, closing, next }: { present: DeviceTable; closing: DeviceTable; next: DeviceTable },
-): StoredGeneration {
+/** The closing table is the present one, but for what is known of its images. Both forms have the same objects in common. */
+export function storedGenerations({
+  present,
+  closing,
+  next,
+}: {
+  present: DeviceTable;
+  closing: DeviceTable;
+  next: DeviceTable;
+}): { readonly whole: WholeGeneration; readonly step: () => GenerationStep } {
   const table = { ...closing, devices: present.devices };
   const known = { looks: looksOf(table, closing), next: differ(table, next) };
-  return kind === "whole" ? { kind, table, ...known } : { kind, back: differ(next, table), ...known };
+  return {
+    whole: { kind: "whole", table, ...known },
+    step: () => ({ kind: "step", back: differ(next, table), ...known }),
+  };
 }
 
 /** The same file, of a generation of which more is known: its table stays. */
@@ -108,14 +116,24 @@ export function headOf(stored: StoredGeneration): TableHead {
 export function encodeGeneration(root: string, stored: StoredGeneration): Uint8Array {
   const { next } = stored;
   const looks = mapLooks(stored.looks, (path) => toStoredPath(root, path));
-  const parts = {
-    ...(stored.kind === "whole"
-      ? { table: storeTable(root, stored.table, null) }
-      : { back: storeDifference(root, stored.back) }),
-    looks,
-    ...(next && { next: storeDifference(root, next) }),
-  };
-  return sealJson("generation", JSON.stringify({ kind: KIND, version: VERSION, ...parts }));
+  const own =
+    stored.kind === "whole"
+      ? `"table":${JSON.stringify(storeTable(root, stored.table, null))}`
+      : `"back":${jsonOf(root, stored.back)}`;
+  const head = JSON.stringify({ kind: KIND, version: VERSION }).slice(0, -1);
+  const rest = next ? `,"next":${jsonOf(root, next)}` : "";
+  return sealJson("generation", `${head},${own},"looks":${JSON.stringify(looks)}${rest}}`);
+}
+
+/** What the next table has is the same in a step and in a whole one, of which the smaller is written. */
+const written = new WeakMap<TableDifference, { readonly root: string; readonly json: string }>();
+
+function jsonOf(root: string, difference: TableDifference): string {
+  const known = written.get(difference);
+  if (known?.root === root) return known.json;
+  const json = JSON.stringify(storeDifference(root, difference));
+  written.set(difference, { root, json });
+  return json;
 }
 
 /** The inverse. E_CORRUPT where checksum, shape or number do not hold. */

@@ -26,6 +26,8 @@ export interface Pooled {
 export class ImagePool {
   readonly images: ChainEntry[] = [];
   readonly #known = new Map<ChainEntry, number>();
+  /** The first of each path. Nearly all are the only one of theirs, and the very object where it stands again. */
+  readonly #byPath = new Map<string, number>();
   // By path first: paths may be long, and have to be compared no more than once.
   readonly #byContent = new Map<string, Map<string, number>>();
 
@@ -37,15 +39,32 @@ export class ImagePool {
   numberOf(entry: ChainEntry): number {
     const seen = this.#known.get(entry);
     if (seen !== undefined) return seen;
-    const { image, ...rest } = entry;
-    const alike = this.#byContent.get(image) ?? new Map<string, number>();
-    this.#byContent.set(image, alike);
-    const content = JSON.stringify(rest);
-    const number = alike.get(content) ?? this.images.push(entry) - 1;
-    alike.set(content, number);
+    const number = this.#findAlike(entry) ?? this.images.push(entry) - 1;
     this.#known.set(entry, number);
     return number;
   }
+
+  #findAlike(entry: ChainEntry): number | undefined {
+    const { image } = entry;
+    const first = this.#byPath.get(image);
+    const next = this.images.length;
+    if (first === undefined) {
+      this.#byPath.set(image, next);
+      return undefined;
+    }
+    const alike =
+      this.#byContent.get(image) ??
+      new Map(this.images.slice(first, first + 1).map((one) => [contentOf(one), first]));
+    this.#byContent.set(image, alike);
+    const content = contentOf(entry);
+    const number = alike.get(content);
+    if (number === undefined) alike.set(content, next);
+    return number;
+  }
+}
+
+function contentOf({ image: _image, ...rest }: ChainEntry): string {
+  return JSON.stringify(rest);
 }
 
 export function poolChains(devices: readonly DeviceEntry[]): Pooled {

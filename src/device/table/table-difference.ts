@@ -134,6 +134,7 @@ function changeOf(entry: DeviceEntry, other: DeviceEntry | undefined, fresh: Ima
   const [own, there] = [chainsOf(entry), chainsOf(other)];
   const placesOf = (name: (typeof CHAINS)[number]): Places => {
     const chain = own[name];
+    if (chain.length === 0) return [];
     const find = findAmong(there[name]);
     if (chain.length > LONGEST_CHAIN) throw new Error("a chain of a table is no longer than what opens");
     const places: (number | [number, number])[] = [];
@@ -177,17 +178,14 @@ function chainsOf(entry: DeviceEntry | undefined): Record<(typeof CHAINS)[number
 }
 
 function findAmong(images: readonly ChainEntry[]): (image: ChainEntry) => number | undefined {
-  const byPath = new Map<string, number[]>();
-  for (const [place, { image }] of images.entries()) {
-    const places = byPath.get(image);
-    if (places) places.push(place);
-    else byPath.set(image, [place]);
-  }
-  // What is below another image by now has a name there: that differs most often.
-  return (image) =>
-    byPath
-      .get(image.image)
-      ?.find((place) => images[place]?.name === image.name && isAlike(images[place], image));
+  // No path stands in a chain twice; where one does, an image of it is written out, and no harm done.
+  const byPath = new Map(images.map(({ image }, place) => [image, place]));
+  return (image) => {
+    const place = byPath.get(image.image);
+    const there = place === undefined ? undefined : images[place];
+    // What is below another image by now has a name there: that differs most often.
+    return there?.name === image.name && isAlike(there, image) ? place : undefined;
+  };
 }
 
 function isAlikeDevice(a: DeviceEntry | undefined, b: DeviceEntry): boolean {

@@ -139,7 +139,6 @@ export async function assertActiveLayersApart(
   table: DeviceTable,
   changed: readonly string[],
 ): Promise<void> {
-  const users = new Map<string, (SeenFile & { device: string; depth: number })[]>();
   // A mirror counts as a device of its own beside: it is written to when it is brought in sync. What it and
   // its own device have in common is as it should be.
   const chains = table.devices.flatMap(({ name, image, chain, mirror }) => [
@@ -150,46 +149,50 @@ export async function assertActiveLayersApart(
   const keys = new Set(
     chains.flatMap(({ name, chain }) => (own.has(name) ? chain.flatMap(filesOfEntry).flatMap(keysOf) : [])),
   );
-  for (const { name, chain } of chains) {
+  const users = new Map<string, User[]>();
+  for (const { name: device, chain } of chains) {
     for (const [depth, entry] of chain.entries()) {
       for (const file of filesOfEntry(entry)) {
         for (const key of keysOf(file)) {
           if (!keys.has(key)) continue;
-          const user = { ...file, device: name, depth };
           const known = users.get(key);
-          if (known) known.push(user);
-          else users.set(key, [user]);
+          if (known) known.push({ file, device, depth });
+          else users.set(key, [{ file, device, depth }]);
         }
       }
     }
   }
   for (const { name: writer, image, chain } of chains) {
-    const pairs = chain
-      .slice(0, 1)
-      .flatMap(filesOfEntry)
-      .flatMap((file) =>
-        keysOf(file).flatMap((key) => (users.get(key) ?? []).map((user) => ({ file, user }))),
-      )
-      .filter(({ user }) => user.device !== writer && (own.has(writer) || own.has(user.device)));
-    const other = await findFirst(pairs, async ({ file, user }) => await areOne(storage, file, user));
+    const [top] = chain;
+    const others = (user: User): boolean =>
+      user.device !== writer && (own.has(writer) || own.has(user.device));
+    const other = top && (await findUser(storage, top, users, others));
     if (!other) continue;
-    const { device: user, depth } = other.user;
-    throw sharedImage({
-      writer,
-      image,
-      format: chain[0]?.format ?? "qcow2",
-      user,
-      isBacking: depth > 0,
-      changed,
-    });
+    const { device: user, depth } = other;
+    throw sharedImage({ writer, image, format: top.format, user, isBacking: depth > 0, changed });
   }
 }
 
-async function findFirst<T>(
-  list: readonly T[],
-  isWanted: (one: T) => Promise<boolean>,
-): Promise<T | undefined> {
-  for (const one of list) if (await isWanted(one)) return one;
+/** An image, or data file, of a device's chain. */
+interface User {
+  readonly file: SeenFile;
+  readonly device: string;
+  readonly depth: number;
+}
+
+/** Who of them has the image, or its data file, as well. */
+async function findUser(
+  storage: Storage,
+  top: ChainEntry,
+  users: ReadonlyMap<string, readonly User[]>,
+  isAsked: (user: User) => boolean,
+): Promise<User | undefined> {
+  for (const file of filesOfEntry(top)) {
+    for (const key of keysOf(file)) {
+      for (const user of users.get(key) ?? [])
+        if (isAsked(user) && (await areOne(storage, file, user.file))) return user;
+    }
+  }
   return undefined;
 }
 
