@@ -4,9 +4,8 @@
 // Invariants
 // - A read or write either does all of what was asked, or throws: short counts never leave this layer.
 // - Errors are ImgtxError with a path: E_NOT_FOUND, E_EXISTS, E_NO_PERMISSION, E_READ_ONLY, E_NO_SPACE,
-//   E_NOT_A_FILE (a folder, device node, FIFO or socket where a file was asked for), E_BUSY (a mount point, a
-//   running program), E_UNSUPPORTED (a lock where there are none), E_IO for the rest. A file that is used
-//   after it was closed is E_INTERNAL.
+//   E_NOT_A_FILE (a folder, device node, FIFO or socket where a file was asked for), E_BUSY (a mount point, a running
+//   program), E_UNSUPPORTED (a lock where there are none), E_IO for the rest; a file used after its close is E_INTERNAL.
 // - Nothing is durable before its flush: file content by StorageFile.flush, names by flushFolder.
 // - Each flush says what it is for. The purpose is the name under which the crash tests remove it.
 
@@ -131,14 +130,11 @@ export interface StorageFile {
   flush(purpose: string): Promise<void>;
   /** First byte of data at or after offset, undefined when only holes follow. */
   seekData(offset: number): Promise<number | undefined>;
-  /** First byte of a hole at or after offset; the end of the file counts as one, and all after it. */
+  /** The same of a hole; the end of the file counts as one, and all after it. */
   seekHole(offset: number): Promise<number>;
   /** Gives the range back to the file system; it reads as zeros. */
   punchHole(range: ByteRange): Promise<void>;
-  /**
-   * Gives the range its blocks in advance, and makes the file at least as long. What reads as zeros goes on
-   * doing so. Where the file system can't, holes of the range are filled by writing zeros.
-   */
+  /** Gives the range its blocks in advance, and the file that length at least; holes read as zeros still, or are filled with them where it can't. */
   allocate(range: ByteRange): Promise<void>;
   /**
    * Asks for blocks to be overwritten in place, which only Btrfs does otherwise, and only for a file that is
@@ -332,12 +328,12 @@ export interface Space {
   readonly totalBytes: number;
 }
 
-/** All paths are absolute. */
 export interface RemoveFolderOptions {
   readonly onlyFlat?: boolean;
   readonly onlyEmpty?: boolean;
 }
 
+/** All paths are absolute. */
 export interface Storage {
   readonly host: Host;
   /**
@@ -373,6 +369,8 @@ export interface Storage {
   removeFolder(path: string, options?: RemoveFolderOptions): Promise<void>;
   /** fsync of a folder: the names in it are durable when this returns. */
   flushFolder(path: string, purpose: string): Promise<void>;
+  /** Told before the first flush of a command that is about to flush so many files at once: a hint, for threads to wait in. */
+  expectFlushes?(files: number): void;
   /** Moves a name within a file system, replacing what was there. */
   rename(source: string, target: string): Promise<void>;
   /** Moves a name; E_EXISTS, and nothing moved, where target is taken. */

@@ -15,6 +15,8 @@ export async function promiseHook(
   { workspace }: Session,
   hook: Pick<HookRecord, "command" | "devices">,
 ): Promise<PromisedHook> {
+  // Its record is the first of them.
+  workspace.storage.expectFlushes?.(hook.devices.length);
   const { record, life } = await keepHookRecord(workspace, hook);
   return {
     async done(isRight) {

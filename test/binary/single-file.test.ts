@@ -95,6 +95,34 @@ function zoneFile(secondsAhead: number, rule: string): Buffer {
   return Buffer.concat([block, block, Buffer.from(`\n${rule}\n`)]);
 }
 
+test("flushes the images of a group in more threads than two, where nobody has said how many, and tells no program of it", () => {
+  const folder = makeFolder();
+  const disks = Array.from({ length: 12 }, (_, index) => `d${index}`);
+  const make = disks.map(
+    (name) =>
+      `'${PROGRAM}' img create -q -f qcow2 ${name}.qcow2 1M && '${PROGRAM}' device add -q ${name} ${name}.qcow2`,
+  );
+  // The disk takes its time: so no thread has done with one image before the next ones want to be flushed.
+  const traced = (env: string, trace: string): string =>
+    `${env} strace -f -qq -o ${trace} -e trace=fsync -e signal=none -e inject=fsync:delay_exit=20000 ` +
+    `'${PROGRAM}' snapshot-group -q --all --after 'printenv UV_THREADPOOL_SIZE >>seen || echo none >>seen'`;
+  const script = [
+    "unset UV_THREADPOOL_SIZE GOMAXPROCS; set -e",
+    `'${PROGRAM}' init -q .`,
+    ...make,
+    traced("", "free"),
+    traced("UV_THREADPOOL_SIZE=2", "set"),
+  ];
+  expect(runShell(script.join("\n"), folder)).toMatchObject({ status: 0, stderr: "" });
+  const threads = (trace: string): number =>
+    new Set(
+      Array.from(readFileSync(`${folder}/${trace}`, "utf8").matchAll(/^(\d+) +fsync/gm), ([, id]) => id),
+    ).size;
+  expect(threads("free")).toBeGreaterThan(4);
+  expect(threads("set")).toBe(2);
+  expect(readFileSync(`${folder}/seen`, "utf8")).toBe("none\n2\n");
+});
+
 test("takes nothing from the folder that it runs in", () => {
   const folder = makeFolder();
   const loud = 'console.log("taken"); process.exitCode = 99;';

@@ -3,7 +3,7 @@
 import { whileOpen } from "../../errors/index.ts";
 import { posix } from "node:path";
 import { clearTheWay } from "./in-the-way.ts";
-import type { FileStat, Storage } from "../../storage/index.ts";
+import type { FileStat, Storage, StorageFile } from "../../storage/index.ts";
 
 export interface ReplacePurposes {
   readonly content: string;
@@ -82,11 +82,25 @@ export async function readWholeFile(storage: Storage, path: string, limitBytes: 
     // end, has it look again.
     for (let tries = 0, isWhole = false; !isWhole && tries < MOST_SIZES; tries += 1) {
       bytes = new Uint8Array(Math.min((await file.stat()).sizeBytes + 1, limitBytes));
-      count = await file.read(bytes, 0);
+      count = await readInPieces(file, bytes);
       isWhole = count === Math.min((await file.stat()).sizeBytes, limitBytes);
     }
     return bytes.subarray(0, count);
   });
+}
+
+/** Which are read at once: for larger ones threads would have to be started first, while nothing else is to be done. */
+const PIECE_BYTES = 64 * 1024;
+
+async function readInPieces(file: StorageFile, target: Uint8Array): Promise<number> {
+  let done = 0;
+  for (let isMore = true; isMore && done < target.length; ) {
+    const piece = target.subarray(done, done + PIECE_BYTES);
+    const count = await file.read(piece, done);
+    done += count;
+    isMore = count === piece.length;
+  }
+  return done;
 }
 
 function besideOf(path: string): string {

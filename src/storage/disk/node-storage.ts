@@ -73,6 +73,10 @@ export interface NodeStorageParts {
   readonly keepsInodes?: (path: string, fileSystem: string) => boolean;
 }
 
+/** Flushed at once: with fewer the threads would cost more than they save, and more threads than these find the disk busy. */
+const MANY_FILES = 8;
+const MOST_THREADS = 16;
+
 const ACCESS_BITS = 0o777;
 /** The group's bit, which new folders have of the one that they are in. */
 const INHERITED_BITS = 0o2000;
@@ -105,6 +109,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
     },
     removeFolder,
     flushFolder,
+    expectFlushes: (files) => askForThreads(files, native),
     async rename(source, target) {
       explained(`rename '${source}' to`, target, () => {
         renameSync(source, target);
@@ -120,10 +125,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
         unlinkSync(path);
       });
     },
-    makeSymlink: async (target, path, like) => {
-      if (like !== undefined && gaveName(like, { path, target }, parts.link ?? linkSync)) return;
-      makeSymlink(target, path);
-    },
+    makeSymlink: makerOfSymlinks(parts.link ?? linkSync),
     async setOwner(path, ownerId, groupId) {
       explained("set the owner of", path, () => {
         lchownSync(path, ownerId, groupId);
@@ -265,12 +267,19 @@ function gaveName(
   }
 }
 
-function makeSymlink(target: string, path: string): void {
-  try {
-    symlinkSync(target, path);
-  } catch (error) {
-    throw explainSymlinkError(error, path);
-  }
+function makerOfSymlinks(link: (source: string, target: string) => void): Storage["makeSymlink"] {
+  return async (target, path, like) => {
+    if (like !== undefined && gaveName(like, { path, target }, link)) return;
+    try {
+      symlinkSync(target, path);
+    } catch (error) {
+      throw explainSymlinkError(error, path);
+    }
+  };
+}
+
+function askForThreads(files: number, native: NativeAccess): void {
+  if (files >= MANY_FILES) native.optional()?.growPool(Math.min(files, MOST_THREADS));
 }
 
 function readKinds(path: string): FolderKinds {

@@ -7,7 +7,7 @@ import { createRequire } from "node:module";
 import { loadBunForeign } from "./foreign-bun.ts";
 import type { Foreign } from "./foreign-library.ts";
 
-const IS_NODE = process.versions["bun"] === undefined;
+export const IS_NODE = process.versions["bun"] === undefined;
 
 export function loadForeign(): Foreign {
   return IS_NODE ? loadKoffi() : loadBunForeign();

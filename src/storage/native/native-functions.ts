@@ -49,6 +49,7 @@ const PROTOTYPES = {
   renameat2: "int renameat2(int fromFolder, str from, int toFolder, str to, unsigned int flags)",
   syncFileRange: "int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)",
   fileAdvise: "int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)",
+  setenv: "int setenv(str name, str value, int replace)",
   futimens: "int futimens(int fd, void *times)",
   fgetxattr: "int64_t fgetxattr(int fd, str name, void *value, size_t size)",
   getxattr: "int64_t getxattr(str path, str name, void *value, size_t size)",

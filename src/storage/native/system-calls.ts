@@ -17,6 +17,7 @@ import {
   type NativeFunctions,
   SystemCallError,
 } from "./native-functions.ts";
+import { IS_NODE } from "./foreign.ts";
 import { bindPlaces, type FilePlace, Places, type PlaceToAsk } from "./place-calls.ts";
 import type { ByteRange, LockKind } from "../storage.ts";
 import { doneUnless } from "../system-error.ts";
@@ -41,6 +42,11 @@ export interface SystemCalls {
   ): Promise<number>;
   /** sync_file_range, whole file: begins to write back dirty pages. Where a file system can't, nothing happens. */
   beginWriteback(descriptor: number): void;
+  /**
+   * How many threads the single file's runtime may make for its pool, as calls need them: heeded by the first call there alone, and
+   * not where the environment says it (setenv). Node has made its own long before.
+   */
+  growPool(threads: number): void;
   /** posix_fadvise: begins to read the range into memory, or drops pages of it that nobody uses or has to write. */
   adviseOn(descriptor: number, range: ByteRange, use: keyof typeof USES): void;
   /**
@@ -128,9 +134,7 @@ export function loadSystemCalls(): SystemCalls {
   const places = (): Places => (bound ??= new Places(bindPlaces()));
   return {
     findPlace: (place, device, inode) => places().find(place, device, inode),
-    refreshStat(descriptor) {
-      places().refresh(descriptor);
-    },
+    refreshStat: (descriptor) => places().refresh(descriptor),
     lock: (descriptor, range, kind) =>
       setLock(native, descriptor, encodeLock(kind === "shared" ? F_RDLCK : F_WRLCK, range)),
     unlock(descriptor, range) {
@@ -156,6 +160,7 @@ export function loadSystemCalls(): SystemCalls {
       // A hint: what fails here fails again, and is reported, in the flush.
       native.syncFileRange(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE);
     },
+    growPool: (threads) => growPool(native, threads),
     adviseOn(descriptor, range, use) {
       // A hint too.
       native.fileAdvise(descriptor, range.start, range.lengthBytes, USES[use]);
@@ -178,6 +183,10 @@ export function loadSystemCalls(): SystemCalls {
     setAttributeAt: (path, name, value) => setAttributeAt(native, path, name, value),
     renameWithoutReplacing: (source, target) => renameWithoutReplacing(native, source, target),
   };
+}
+
+function growPool(native: NativeFunctions, threads: number): void {
+  if (!IS_NODE) native.setenv("UV_THREADPOOL_SIZE", String(threads), 0);
 }
 
 function makeCachedReader(native: NativeFunctions): SystemCalls["readCached"] {

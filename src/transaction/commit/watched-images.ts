@@ -37,8 +37,10 @@ export async function openWatched(
   inHand: { readonly open: ReadonlyMap<string, { readonly file: StorageFile; readonly isLocked: boolean }> },
 ): Promise<OpenWatched[]> {
   const opened: OpenWatched[] = [];
+  const seen = lastSeen(state);
+  workspace.storage.expectFlushes?.(seen.size);
   try {
-    for (const watched of lastSeen(state).values()) {
+    for (const watched of seen.values()) {
       const known = inHand.open.get(watched.image);
       const place = known
         ? { ...known, isOwn: false }

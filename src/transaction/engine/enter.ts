@@ -226,6 +226,8 @@ async function addPlan(
     work.id = parked.id;
     return plan;
   }
+  // Of the new files, and of what devices leave.
+  work.workspace.storage.expectFlushes?.(record.newFiles.length);
   const begin = beginAlone(work);
   // What comes next is `prepared`, in a moment, and before it no file has its name.
   const isNamedLater = !isResumable && record.newFiles.length > 0 && record.redo.length === 0;

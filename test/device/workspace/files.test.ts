@@ -97,5 +97,12 @@ describe("a file is replaced", () => {
     writeFileSync(path, "0123456789");
     expect(Buffer.from(await readWholeFile(storage, path, 4)).toString()).toBe("0123");
     expect(Buffer.from(await readWholeFile(storage, path, 400)).toString()).toBe("0123456789");
+    // It is read in pieces of 64 KiB.
+    for (const sizeBytes of [65_535, 65_536, 65_537, 200_000]) {
+      const content = Buffer.from(Array.from({ length: sizeBytes }, (_, index) => index % 251));
+      writeFileSync(path, content);
+      expect(content.equals(await readWholeFile(storage, path, 1_000_000)), `${sizeBytes} bytes`).toBe(true);
+      expect(content.subarray(0, 70_000).equals(await readWholeFile(storage, path, 70_000))).toBe(true);
+    }
   });
 });

@@ -88,3 +88,11 @@ test("a file where a mount answers from what it has asked before is opened with 
   };
   expect([await open(true), await open(false)]).toEqual([3, 12]);
 });
+
+test("threads are asked for where many files are about to be flushed, and sixteen at most", () => {
+  const asked: number[] = [];
+  const growPool = (threads: number): void => void asked.push(threads);
+  const storage = makeNodeStorage({ loadSystemCalls: () => ({ ...loadSystemCalls(), growPool }) });
+  for (const files of [0, 1, 7, 8, 16, 17, 500]) storage.expectFlushes?.(files);
+  expect(asked).toEqual([8, 16, 16, 16]);
+});
