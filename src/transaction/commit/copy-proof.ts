@@ -15,8 +15,7 @@ import {
 } from "../../format/index.ts";
 import type { Storage, StorageFile } from "../../storage/index.ts";
 import { type FillTools, progressOf } from "../actions/plan/action.ts";
-import type { Copy } from "../journal/index.ts";
-import { assertBrief, assertMergeBrief } from "./late-sync.ts";
+import { assertBrief, assertRemovalBrief } from "./late-sync.ts";
 
 interface PendingCopy {
   readonly image: string;
@@ -42,36 +41,35 @@ export async function isProvedByContent(
   const now = device && findDevice(present, device.name);
   if (!now) return false;
   if (tools.isBrief === true) await assertBrief(storage, now, image);
-  return await showTheSame(storage, gate, [now, { image: overlay, format: "qcow2" }], {
-    ...tools,
-    what: `comparing ${now.name}`,
-  });
-}
-
-/**
- * Whether the image that got what was merged shows all that the overlay does. A guest that has written to either since then makes
- * a difference.
- */
-export async function isAllMerged(
-  storage: Storage,
-  gate: GateOptions,
-  { overlay, into }: { readonly overlay: string; readonly into: Pick<Copy, "into" | "format"> },
-  tools: Pick<FillTools, "onProgress"> & { readonly isBrief?: boolean | undefined },
-): Promise<boolean> {
-  const image = { image: into.into, format: into.format };
-  if (tools.isBrief === true) await assertMergeBrief(storage, overlay, into.into);
-  const what = `comparing ${overlay}`;
-  return await showTheSame(storage, gate, [{ image: overlay, format: "qcow2" }, image], { ...tools, what });
+  const what = `comparing ${now.name}`;
+  return (
+    (await showTheSame(storage, gate, [now, { image: overlay, format: "qcow2" }], { ...tools, what })) ===
+    true
+  );
 }
 
 type Shown = Pick<DeviceEntry, "image" | "format">;
+
+/**
+ * Whether the image that a device has left shows what the device does: merged, or copied to another folder. A guest that has
+ * written to either since then makes a difference. Undefined where one can't be read.
+ */
+export async function showsTheDevice(
+  storage: Storage,
+  gate: GateOptions,
+  { left, device }: { readonly left: Shown; readonly device: Shown },
+  tools: Pick<FillTools, "onProgress"> & { readonly isBrief: boolean | undefined },
+): Promise<boolean | undefined> {
+  if (tools.isBrief === true) await assertRemovalBrief(storage, left.image, device.image);
+  return await showTheSame(storage, gate, [left, device], { ...tools, what: `comparing ${left.image}` });
+}
 
 async function showTheSame(
   storage: Storage,
   gate: GateOptions,
   [one, other]: readonly [Shown, Shown],
   { onProgress, what }: Pick<FillTools, "onProgress"> & { readonly what: string },
-): Promise<boolean> {
+): Promise<boolean | undefined> {
   const open = async ({ image, format }: Shown) => await openImage(storage, image, { format, gate });
   const how = { strict: false, signal: undefined, onProgress: progressOf({ onProgress }, what) };
   try {
@@ -85,7 +83,7 @@ async function showTheSame(
     );
   } catch (error) {
     // What can't be read proves nothing.
-    if (error instanceof ImgtxError) return false;
+    if (error instanceof ImgtxError) return undefined;
     throw error;
   }
 }

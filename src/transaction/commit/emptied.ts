@@ -3,7 +3,7 @@
 // Invariants
 // - The journal goes after them, durably: until then recovery removes what is still there.
 // - What goes is what was merged: its fence is up, so nobody has written to it; or it is as the plan read it, and where its times
-//   leave a doubt, all that it shows is where it was merged. Nobody has it open, and nothing stands on it or uses it, also of
+//   leave a doubt, its device shows the same. Nobody has it open, and nothing stands on it or uses it, also of
 //   another workspace that is found above it.
 // - What stays is named, with the reason, and loses its fence. So does all that is below it.
 // - Nothing goes with its fence up that has another name (a hard link): by that one nobody could open it any more.
@@ -17,7 +17,7 @@ import type { DeviceTable, Workspace } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { describeChanges, describeDoubt, takeFingerprint } from "../../format/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
-import { copiesOf, type Journal, lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
+import { type Journal, lastSeen, liveStatements, type TransactionState } from "../journal/index.ts";
 import { letGo } from "../images/let-go.ts";
 import { diskIsAway, foldersOf, isDiskThere } from "../images/planned-folders.ts";
 import { plannedGate } from "../images/planned-gate.ts";
@@ -25,7 +25,7 @@ import { OverlaySearch } from "../images/overlay-search.ts";
 import { activateLayer, findLayerVolume, type LayerVolume, removeLayer } from "../images/volumes.ts";
 import { findUses, removeUnless, whyElsewhere } from "../images/removal.ts";
 import type { KeptFile, OnProgress } from "../requests/request.ts";
-import { isAllMerged } from "./copy-proof.ts";
+import { showsTheDevice } from "./copy-proof.ts";
 import { isFenceUp, lowerFences } from "./leaving-fences.ts";
 
 interface HowToRemove {
@@ -44,7 +44,7 @@ interface HowToRemove {
 export async function removeEmptied(
   workspace: Workspace,
   { state, held }: Pick<Journal, "state" | "held">,
-  table: DeviceTable,
+  tables: Tables & { readonly present: DeviceTable },
   how: HowToRemove,
 ): Promise<KeptFile[]> {
   const files = liveStatements(state).flatMap(({ plan }) => plan.removes);
@@ -57,10 +57,10 @@ export async function removeEmptied(
   const kept: KeptFile[] = [];
   const gone = new Set<string>();
   const { onLeft, close } = how;
-  const known = { uses, standing, gone, allowPaths: table.allowPaths };
+  const known = { uses, standing, gone, ...tables };
   const layers: LayerVolume[] = [];
   for (const path of files) {
-    const layer = await findLayerVolume(workspace, table, path, held);
+    const layer = await findLayerVolume(workspace, tables.present, path, held);
     if (layer) await activateLayer(workspace, layer);
     const above = kept.find((one) => lastSeen(state).get(one.path)?.fingerprint.headerSha256 !== null);
     const end = above
@@ -103,8 +103,14 @@ interface HowToJudge extends Pick<HowToRemove, "isLocked" | "isBrief" | "onProgr
   readonly known: Known;
 }
 
-interface Known {
-  readonly allowPaths: readonly string[];
+/** Those of the transaction. */
+interface Tables {
+  readonly own: DeviceTable;
+  /** The one before. Undefined where others have moved on by now. */
+  readonly closed: DeviceTable | undefined;
+}
+
+interface Known extends Tables {
   readonly uses: ReadonlyMap<string, string>;
   readonly standing: OverlaySearch;
   readonly gone: ReadonlySet<string>;
@@ -151,7 +157,7 @@ async function sayWritten(
   workspace: Workspace,
   state: TransactionState,
   file: StorageFile,
-  { isLocked, known, isBrief, onProgress }: HowToJudge,
+  { isLocked, known: { closed, own }, isBrief, onProgress }: HowToJudge,
 ): Promise<string | undefined> {
   const { path } = file;
   if (await isFenceUp(file, path, state)) return undefined;
@@ -160,13 +166,21 @@ async function sayWritten(
   const now = await takeFingerprint(file, seen.headerSha256 !== null);
   const changes = describeChanges(seen, now);
   if (changes.length > 0) return `somebody has changed it: ${changes.join(", ")}`;
-  // Nobody gets to a data file but through its image, which has a fence.
-  const doubt = isLocked || seen.headerSha256 === null ? undefined : describeDoubt(seen, now);
+  const doubt = isLocked ? undefined : describeDoubt(seen, now);
   if (doubt === undefined) return undefined;
-  const into = copiesOf(state).find(({ sources }) => sources.includes(path));
-  const plan = into && state.statements[into.statement]?.plan;
-  const gate = plannedGate(workspace, state, { plan, allowPaths: known.allowPaths });
-  if (into && (await isAllMerged(workspace.storage, gate, { overlay: path, into }, { isBrief, onProgress })))
-    return undefined;
-  return `whether somebody has written to it since it was merged can't be told: ${doubt}`;
+  // Guests open active layers. What is below one, and a data file, is found by its changes.
+  const left = closed?.devices.find(({ image }) => image === path);
+  if (closed && !left) return undefined;
+  const device = left && own.devices.find(({ name }) => name === left.name);
+  if (!left || !device) return `${UNTOLD}: ${doubt}`;
+  const plan = liveStatements(state).find((one) => one.plan.removes.includes(path))?.plan;
+  const gate = plannedGate(workspace, state, { plan, allowPaths: own.allowPaths });
+  const shows = await showsTheDevice(workspace.storage, gate, { left, device }, { isBrief, onProgress });
+  if (shows === true) return undefined;
+  return shows === false
+    ? `it differs from '${device.image}', where '${device.name}' is now: ${WRITTEN}`
+    : `${UNTOLD}: ${doubt}`;
 }
+
+const UNTOLD = "whether somebody has written to it since the commit can't be told";
+const WRITTEN = "somebody has written to one of the two since the commit";

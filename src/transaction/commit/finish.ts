@@ -331,12 +331,12 @@ async function closeCommit(
   if (copied.size > 0) await replaceTable(workspace, withCopied(present));
   await leaveCopies(workspace, journal.state, present);
   await removeCopiedOverlays(workspace, journal.state);
-  for (const { path, why } of await removeEmptied(workspace, journal, present, how)) {
+  const isOwn = own.transaction === journal.id;
+  const closed = isOwn ? await readGeneration(workspace, own.generation - 1, own) : undefined;
+  for (const { path, why } of await removeEmptied(workspace, journal, { own, closed, present }, how)) {
     how.onNotice?.(`left '${path}' as it is: ${why}`);
   }
   await removeRedoLogs(workspace, journal.state, how);
-  const isOwn = own.transaction === journal.id;
-  const closed = isOwn ? await readGeneration(workspace, own.generation - 1, own) : undefined;
   const left = closed ? imagesLeft(closed, own, journal.state) : [];
   const givesUp = liveStatements(journal.state).some(({ plan }) => plan.givesUp && !plan.standing);
   if (closed && givesUp) await removeFilesBeside(workspace, closed, own);

@@ -178,15 +178,15 @@ export async function assertBrief(
   throw new ImgtxError("E_UNFINISHED", message, { image: mirror, device: name });
 }
 
-/** The same of an overlay that is to go, and of what it was merged into. */
-export async function assertMergeBrief(
+/** The same of an image that is to go, and of the one that its device is on. */
+export async function assertRemovalBrief(
   storage: Workspace["storage"],
-  overlay: string,
-  into: string,
+  left: string,
+  present: string,
 ): Promise<void> {
-  if ((await takenBy(storage, [overlay, into])) <= BRIEF_BYTES) return;
-  const message = `it has to be compared with '${into}' before it goes, which takes long`;
-  throw new ImgtxError("E_UNFINISHED", message, { image: overlay });
+  if ((await takenBy(storage, [left, present])) <= BRIEF_BYTES) return;
+  const message = `it has to be compared with '${present}' before it goes, which takes long`;
+  throw new ImgtxError("E_UNFINISHED", message, { image: left });
 }
 
 async function takenBy(storage: Workspace["storage"], files: readonly string[]): Promise<number> {

@@ -103,7 +103,7 @@ describe("a merge that was cut off", () => {
     runWell("touch", "-r", bench.at("times"), overlay);
     const [note] = (await bench.session()).recovered;
     expect(note).toMatchObject({ did: "finished" });
-    expect(note?.text).toContain("whether somebody has written to it since it was merged can't be told");
+    expect(note?.text).toContain("somebody has written to one of the two since the commit");
     runWell("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 9 0 4k", overlay);
   });
 

@@ -1,12 +1,13 @@
 // relocate to, and from, other disks: full ones, read-only ones, and those that a guest works on.
 
 import { execFileSync } from "node:child_process";
-import { readdirSync } from "node:fs";
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import path from "node:path";
-import { describe, expect, onTestFinished } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { failureOf } from "../../helpers/expect-error.ts";
 import { oracle } from "../../helpers/oracles.ts";
-import { startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { runWell, startQemuDaemon } from "../../helpers/qemu-programs.ts";
+import { killAt } from "../../helpers/storage/watched-storage.ts";
 import { expectIntact, imagesIn, makeKept, relocate } from "../../helpers/transaction/relocating.ts";
 import { makeWorkbench } from "../../helpers/transaction/workbench.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
@@ -62,3 +63,31 @@ guest.test("a guest that runs on a device keeps it where it is", async () => {
   await relocate(bench, ["vda"], elsewhere);
   await expectIntact(bench);
 });
+
+test.each(["wrote to, and whose time was lost", "left alone"])(
+  "after a crash, a raw image that a guest %s is found by what it holds",
+  async (how) => {
+    const bench = await makeWorkbench();
+    const [image, elsewhere] = [bench.at("b.raw"), makeFolder()];
+    const dead = killAt(
+      bench.storage,
+      ({ name, path: at }) => name === "rename" && at === bench.at(".imgtx/table.json"),
+    );
+    await expect(relocate(bench.through(dead), ["vdb"], elsewhere)).rejects.toThrow("killed");
+    const isWritten = how !== "left alone";
+    runWell("touch", "-r", image, bench.at("times"));
+    if (isWritten) {
+      const file = openSync(image, "r+");
+      writeSync(file, "durable", 512);
+      closeSync(file);
+    }
+    // What a power cut leaves of a write whose times were not durable: the change time alone has moved here.
+    runWell("touch", "-r", bench.at("times"), image);
+    const [note] = (await bench.session()).recovered;
+    expect(note).toMatchObject({ did: "finished" });
+    expect(existsSync(image)).toBe(isWritten);
+    if (!isWritten) return;
+    expect(note?.text).toContain("somebody has written to one of the two since the commit");
+    expect(readFileSync(image, "latin1")).toContain("durable");
+  },
+);
