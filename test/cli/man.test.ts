@@ -1,7 +1,7 @@
 // The man pages against the definitions: every command, argument, option and exit status is in its page,
 // and no page speaks of an option that does not exist.
 
-import { execFile } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { access, readdir, readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
@@ -156,14 +156,14 @@ oracle("mandoc").test("every page is clean to mandoc's lint", async () => {
 
 describe.each((await readdir(MAN)).filter((name) => /\.\d$/.test(name)))("%s as it is shown", (name) => {
   // mandoc's lint takes any nesting of macros for meant; only the outcome tells.
-  oracle("mandoc").test("closes each quote before it opens the next of its kind", async () => {
-    const paragraphs = (await show(name)).split(/\n\s*\n/);
+  oracle("mandoc").test("closes each quote before it opens the next of its kind", () => {
+    const paragraphs = show(name).split(/\n\s*\n/);
     expect(paragraphs.length).toBeGreaterThan(5);
     expect(paragraphs.filter((text) => hasMisnestedQuotes(text))).toEqual([]);
   });
 
-  oracle("mandoc").test("begins each line of its synopsis with a command's name", async () => {
-    const [, synopsis = ""] = /^SYNOPSIS\n(.*?)^[A-Z]/ms.exec(await show(name)) ?? [];
+  oracle("mandoc").test("begins each line of its synopsis with a command's name", () => {
+    const [, synopsis = ""] = /^SYNOPSIS\n(.*?)^[A-Z]/ms.exec(show(name)) ?? [];
     expect(synopsis === "").toBe(!name.endsWith(".1"));
     const starts = synopsis.split("\n").filter((line) => /^ {5}\S/.test(line));
     expect(starts.filter((line) => !/^ {5}(imgtx|qemu-img) /.test(line))).toEqual([]);
@@ -187,15 +187,18 @@ function hasMisnestedQuotes(text: string): boolean {
   });
 }
 
+const shown = new Map<string, string>();
+
 /** A page as a terminal of 100 columns shows it, without bold and underlines. */
-async function show(name: string): Promise<string> {
-  const shown = await new Promise<string>((resolve, reject) => {
-    execFile(MANDOC, ["-T", "utf8", "-O", "width=100", `${MAN}/${name}`], (error, stdout) => {
-      if (error) reject(error);
-      else resolve(stdout);
-    });
+function show(name: string): string {
+  const known = shown.get(name);
+  if (known !== undefined) return known;
+  const page = execFileSync(MANDOC, ["-T", "utf8", "-O", "width=100", `${MAN}/${name}`], {
+    encoding: "utf8",
   });
-  return shown.replace(new RegExp(".\b", "g"), "");
+  const plain = page.replace(new RegExp(".\b", "g"), "");
+  shown.set(name, plain);
+  return plain;
 }
 
 const MANDOC = "mandoc";

@@ -1,7 +1,7 @@
 // Completion: in bash by calling the function as readline does; in zsh and fish by their own parsers,
 // where those are installed.
 
-import { execFile } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -40,26 +40,37 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-function runProgram(program: string, args: readonly string[]): Promise<string> {
+function runProgram(program: string, args: readonly string[]): string {
   const env = { ...process.env, PATH: `${folder}:${process.env["PATH"]}` };
-  return new Promise((resolve, reject) => {
-    execFile(program, [...args], { cwd: folder, env }, (error, stdout, stderr) => {
-      if (error) reject(new Error(`${error.message}${stderr}`));
-      else resolve(stdout + stderr);
-    });
-  });
+  const { status, stdout, stderr, error } = spawnSync(program, args, { cwd: folder, env, encoding: "utf8" });
+  if (error !== undefined) throw error;
+  if (status !== 0) throw new Error(`${program} ends with ${status}: ${stderr}`);
+  return stdout + stderr;
 }
 
 /** What bash offers for these words; the last one is under the cursor. */
-async function complete(...words: readonly string[]): Promise<string[]> {
+function complete(...words: readonly string[]): string[] {
+  return completeEach([words])[0] ?? [];
+}
+
+const END = "=== no more of these ===";
+
+/** The same of several, one after the other in one shell, as in a session. */
+function completeEach(lines: readonly (readonly string[])[]): string[][] {
   const script = [
     "source completion.bash",
-    'COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))',
-    "_imgtx",
-    `printf '%s\\n' "\${COMPREPLY[@]}"`,
+    "words=(imgtx)",
+    'for word in "$@"; do',
+    `  if [ "$word" != '${END}' ]; then words+=("$word"); continue; fi`,
+    '  COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1)) COMPREPLY=()',
+    "  _imgtx",
+    `  printf '%s\\n' "\${COMPREPLY[@]}" '${END}'`,
+    "  words=(imgtx)",
+    "done",
   ].join("\n");
-  const stdout = await runProgram("bash", ["-c", script, "bash", "imgtx", ...words]);
-  return stdout.split("\n").filter((line) => line !== "");
+  const words = lines.flatMap((line) => [...line, END]);
+  const answers = runProgram("bash", ["-c", script, "bash", ...words]).split(`${END}\n`);
+  return lines.map((_, index) => (answers[index] ?? "").split("\n").filter((line) => line !== ""));
 }
 
 describe("bash", () => {
@@ -142,27 +153,28 @@ describe("bash", () => {
       ["img", "info", "--output", ""],
       ["human", "json"],
     ],
-  ])("%j offers %j", async (words, offered) => {
-    expect((await complete(...words)).sort()).toEqual([...offered].sort());
+  ])("%j offers %j", (words, offered) => {
+    expect(complete(...words).sort()).toEqual([...offered].sort());
   });
 
-  test("a device's name is never run", async () => {
-    expect(await complete("device", "show", "")).toEqual(["vda", "vdb", "\\$\\(touch\\ ran\\)"]);
-    expect(await runProgram("ls", [])).not.toMatch(/^ran$/m);
+  test("a device's name is never run", () => {
+    expect(complete("device", "show", "")).toEqual(["vda", "vdb", "\\$\\(touch\\ ran\\)"]);
+    expect(runProgram("ls", [])).not.toMatch(/^ran$/m);
   });
 
   test("every command and option is offered", async () => {
     const { commands, globals } = await buildModel(COMMAND_TABLE);
-    for (const { name, options, takesGlobals } of commands) {
-      const offered = await complete(...name.split(" "), "-");
+    const answers = completeEach(commands.map(({ name }) => [...name.split(" "), "-"]));
+    for (const [index, { options, takesGlobals }] of commands.entries()) {
+      const offered = answers[index] ?? [];
       const expected = [...options, ...(takesGlobals ? globals : [])].flatMap(spellings);
       expect(offered).toEqual(expect.arrayContaining(expected));
       if (!takesGlobals) expect(offered).not.toContain("--workspace");
     }
   });
 
-  oracle("shellcheck").test("the script is clean to shellcheck", async () => {
-    expect(await runProgram("shellcheck", ["-s", "bash", "completion.bash"])).toBe("");
+  oracle("shellcheck").test("the script is clean to shellcheck", () => {
+    expect(runProgram("shellcheck", ["-s", "bash", "completion.bash"])).toBe("");
   });
 });
 
