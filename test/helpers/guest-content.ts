@@ -162,6 +162,8 @@ class QcowGuest implements Guest {
   readonly #header: ImageHeader;
   readonly #backing: Guest | undefined;
   readonly #clusterBytes: number;
+  /** Where the L2 tables that were asked for lie, and what they hold. */
+  readonly #places = new Map<number, number>();
   readonly #tables = new Map<number, DataView>();
 
   constructor(
@@ -195,6 +197,15 @@ class QcowGuest implements Guest {
     return result;
   }
 
+  #placeOfTable(l1Index: number): number {
+    const known = this.#places.get(l1Index);
+    if (known !== undefined) return known;
+    const entry = viewOf(this.#exactly(this.#header.l1Offset + l1Index * 8, 8)).getBigUint64(0);
+    const place = number(entry & OFFSET_MASK);
+    this.#places.set(l1Index, place);
+    return place;
+  }
+
   /** A range inside one cluster, or one subcluster. */
   #readPiece(offset: number, length: number): Uint8Array {
     const entryBytes = this.#header.extendedL2 ? 16 : 8;
@@ -203,9 +214,7 @@ class QcowGuest implements Guest {
     const within = offset - cluster * this.#clusterBytes;
     const l1Index = Math.floor(cluster / perTable);
     if (l1Index >= this.#header.l1Size) throw new Error(`${this.#path}: the L1 table is too short`);
-    const l2Offset = number(
-      viewOf(this.#exactly(this.#header.l1Offset + l1Index * 8, 8)).getBigUint64(0) & OFFSET_MASK,
-    );
+    const l2Offset = this.#placeOfTable(l1Index);
     if (l2Offset === 0) return this.#below(offset, length);
     const table = this.#table(l2Offset);
     const at = (cluster % perTable) * entryBytes;
