@@ -1,7 +1,7 @@
 // JSON with its checksum, one line of it: how the table, the history and the snapshots are written. The checksum shows
 // that a file is whole; what it holds is judged by its shape afterwards.
 
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { isObject, parseJson } from "./data-shape.ts";
 
 const UTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -30,5 +30,5 @@ export function openSealed(
 }
 
 function digestOf(content: string): string {
-  return createHash("sha256").update(content).digest("hex");
+  return hash("sha256", content, "hex");
 }

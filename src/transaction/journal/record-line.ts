@@ -6,7 +6,7 @@
 // record only: a bad record with nothing that looks like a record after it is a torn tail, and was never
 // acknowledged. A bad record anywhere else is damage.
 
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { parseJson } from "../../device/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
 import { assertVersion, readRecords } from "./record-shape.ts";
@@ -127,7 +127,7 @@ function isWholeRecord(rest: string, header: RegExpExecArray | null): boolean {
 }
 
 function digestOf(previousDigest: string, json: string): string {
-  return createHash("sha256").update(previousDigest).update(json).digest("hex");
+  return hash("sha256", `${previousDigest}${json}`, "hex");
 }
 
 function latin1(bytes: Uint8Array): string {

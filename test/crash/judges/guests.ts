@@ -53,14 +53,13 @@ interface Way {
   readonly lies: boolean;
 }
 
-/** Where the rest of a scenario leads; undefined where there can't be a write. */
+/** Where the rest of a scenario leads without a guest, and with its write on top of that. */
 interface Ends {
-  readonly written: string | undefined;
   readonly unnoticed: string | undefined;
   readonly without: string | undefined;
 }
 
-const NO_ENDS: Ends = { written: undefined, unnoticed: undefined, without: undefined };
+const NO_ENDS: Ends = { unnoticed: undefined, without: undefined };
 
 interface Met {
   readonly recorded: RecordedStep;
@@ -95,7 +94,8 @@ class GuestRig {
   readonly #options: GuestOptions;
   readonly #report: Report;
   readonly #check: RecoveryCheck;
-  readonly #ends = new Map<string, Ends>();
+  /** Where the scenario leads with a write that comes after recovery; undefined where no guest starts then. */
+  readonly #ends = new Map<string, string | undefined>();
   #turn = 0;
 
   constructor(recording: Recording, subject: Subject, options: GuestOptions, report: Report) {
@@ -256,33 +256,30 @@ class GuestRig {
   async #goOn(met: Met): Promise<void> {
     const { plain, recorded, machine, trail, write, way } = met;
     const next = this.#check.nextStep(recorded, plain.observed);
-    const wanted = await this.#endsOf(met, next);
+    const written = await this.#endWritten(met, next);
     const later = new SimulatedMachine({ durable: machine.tree, boots: LATER });
     const { end, said } = await this.#check.runRest(later, next);
     const found = this.#guestsIn(end);
     const isEnd = (one: string | undefined) =>
       one !== undefined && isAlikeButForMirror(...withoutMirrorsInSync(found, one));
-    if (wanted.written === undefined || isEnd(wanted.written)) return;
-    if (way.lies && isEnd(wanted.unnoticed)) return;
-    if (way.lies && isEnd(wanted.without) && isDoubtSaid(said, write)) return;
-    const ends = new Map([["the write after recovery", wanted.written]]);
-    if (way.lies && wanted.unnoticed !== undefined) ends.set("the write unnoticed", wanted.unnoticed);
+    if (written === undefined || isEnd(written)) return;
+    const { without, unnoticed } = way.lies ? await this.#endWithout(met, next) : NO_ENDS;
+    if (isEnd(unnoticed) || (isEnd(without) && isDoubtSaid(said, write))) return;
+    const ends = new Map([["the write after recovery", written]]);
+    if (unnoticed !== undefined) ends.set("the write unnoticed", unnoticed);
     const detail = `${said}\n${differences(found, ends)}`;
     this.#check.violate("the scenario ends differently after a guest's write (rule 10)", trail, detail);
   }
 
-  async #endsOf({ plain, way }: Met, next: number): Promise<Ends> {
-    if (!plain.tree) return NO_ENDS;
+  async #endWritten({ plain, way }: Met, next: number): Promise<string | undefined> {
+    if (!plain.tree) return undefined;
     const key = `${next} ${way.name} ${way.place} ${plain.tree.key(false)}`;
-    const known = this.#ends.get(key);
-    if (known) return known;
+    if (this.#ends.has(key)) return this.#ends.get(key);
     const written = new SimulatedMachine({ durable: plain.tree, boots: LATER - 1 });
     const isWritten = (await this.#start(written, way)) !== undefined;
-    const ends = isWritten
-      ? { ...(await this.#endWithout(plain.tree, way, next)), written: await this.#endOf(written.tree, next) }
-      : NO_ENDS;
-    this.#ends.set(key, ends);
-    return ends;
+    const end = isWritten ? await this.#endOf(written.tree, next) : undefined;
+    this.#ends.set(key, end);
+    return end;
   }
 
   async #endOf(tree: Tree, next: number): Promise<string> {
@@ -291,8 +288,9 @@ class GuestRig {
   }
 
   /** The end without a guest, and the same with its write on top of it. */
-  async #endWithout(tree: Tree, way: Way, next: number): Promise<Omit<Ends, "written">> {
-    const machine = new SimulatedMachine({ durable: tree, boots: LATER });
+  async #endWithout({ plain, way }: Met, next: number): Promise<Ends> {
+    if (!plain.tree) return NO_ENDS;
+    const machine = new SimulatedMachine({ durable: plain.tree, boots: LATER });
     const without = this.#guestsIn((await this.#check.runRest(machine, next)).end);
     const digest = new RegExp(`^guest of ${way.name}: .* (\\S+)$`, "m").exec(without)?.[1];
     const line = (await this.#start(afterDeath(machine), way))?.line;

@@ -13,27 +13,70 @@ const LONGEST_TEXT = 256 * 1024;
 
 /** As `sealJson` writes it: the seal, what it is of, and that. */
 const SEALED = /^\{"sha256":"([0-9a-f]{64})",("(?:table|generation|snapshot)":)(.*)\}\n$/s;
-const ID = /\bz{3,}[a-z0-9]+/g;
-const INODE = /(?<="inode":"|^inode )\d+/gm;
-/** In nanoseconds, or in milliseconds and words. */
-const TIME = /\b\d{19}\b|\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g;
+/** In nanoseconds, or in milliseconds and words; an id; an inode. */
+const TOKEN = /(\b\d{19}\b|\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)|(\bz{3,}[a-z0-9]+)|(?<="inode":")\d+/g;
+
+interface Token {
+  readonly kind: "time" | "id" | "inode";
+  readonly text: string;
+}
+
+/** A text as the digest of what is left without its tokens, each of which stands once in the list: the first it has first. */
+interface Told {
+  readonly digest: string;
+  readonly tokens: readonly Token[];
+}
+
+/** More than one scenario makes; then all are forgotten. */
+const MOST = 4096;
+const names = new Map<string, Told>();
+const texts = new Map<string, Told>();
 
 /** Equal for such trees; keepsInodes: and for none with another inode. */
 export function likenessOf(tree: Tree, keepsInodes = false): string {
-  const lines: string[] = [];
+  const digests: string[] = [];
+  const tokens: Token[] = [];
+  const add = (told: Told): void => {
+    digests.push(told.digest);
+    tokens.push(...told.tokens);
+  };
   for (const { path, inode } of tree.entries()) {
     const { number, kind, mode, target, modifiedNs, content } = inode;
-    lines.push(path, `inode ${number}`, `${kind} ${mode} ${target}`);
+    const name = `${path}\n${kind} ${mode} ${target}`;
+    add(once(names, name, () => tell(name)));
+    tokens.push({ kind: "inode", text: String(number) });
     if (kind !== "file" && kind !== "device") continue;
     const isText = path.includes(OWN_FOLDER) && posix.extname(path) === ".json";
-    const isShown = isText && content.sizeBytes <= LONGEST_TEXT;
-    const bytes = isShown ? content.slice(0, content.sizeBytes) : undefined;
-    lines.push(bytes ? withoutSeal(Buffer.from(bytes)) : content.digest());
-    if (kind === "file") lines.push(String(modifiedNs).padStart(19, "0"));
+    const digest = content.digest();
+    if (!isText || content.sizeBytes > LONGEST_TEXT) digests.push(digest);
+    else add(once(texts, digest, () => tell(withoutSeal(Buffer.from(content.slice(0, content.sizeBytes))))));
+    if (kind === "file") tokens.push({ kind: "time", text: String(modifiedNs).padStart(19, "0") });
   }
-  const text = ranked(lines.join("\n"), TIME, (one, other) => (momentOf(one) < momentOf(other) ? -1 : 1));
-  const named = ranked(text, ID);
-  return hash("sha1", keepsInodes ? named : ranked(named, INODE), "base64");
+  return hash("sha1", [...digests, ...ranksOf(tokens, keepsInodes)].join("\n"), "base64");
+}
+
+function tell(text: string): Told {
+  const places = new Map<string, number>();
+  const tokens: Token[] = [];
+  const rest = text.replaceAll(TOKEN, (match, time?: string, id?: string) => {
+    const kind = time === undefined ? (id === undefined ? "inode" : "id") : "time";
+    const key = `${kind} ${match}`;
+    if (!places.has(key)) {
+      places.set(key, tokens.length);
+      tokens.push({ kind, text: match });
+    }
+    return `#${kind} ${places.get(key)}`;
+  });
+  return { digest: hash("sha1", rest, "base64"), tokens };
+}
+
+function once(known: Map<string, Told>, key: string, make: () => Told): Told {
+  const found = known.get(key);
+  if (found !== undefined) return found;
+  if (known.size >= MOST) known.clear();
+  const made = make();
+  known.set(key, made);
+  return made;
 }
 
 function withoutSeal(bytes: Buffer): string {
@@ -42,13 +85,21 @@ function withoutSeal(bytes: Buffer): string {
   return hash("sha256", Buffer.from(content, "latin1")) === seal ? `${label}${content}` : text;
 }
 
-/** Each match as its place among all that there are: in their order, or as they come. */
-function ranked(text: string, what: RegExp, order?: (one: string, other: string) => number): string {
-  const found = new Set(text.match(what));
-  const places = new Map((order ? [...found].sort(order) : [...found]).map((match, place) => [match, place]));
-  return text.replaceAll(what, (match) => `#${places.get(match)}`);
+/** Each token as its place among all that there are of its kind: times in their order, the others as they come. */
+function ranksOf(tokens: readonly Token[], keepsInodes: boolean): (string | number)[] {
+  const places = {
+    time: new Map<string, number>(),
+    id: new Map<string, number>(),
+    inode: new Map<string, number>(),
+  };
+  for (const { kind, text } of tokens) if (!places[kind].has(text)) places[kind].set(text, places[kind].size);
+  const times = [...places.time.keys()].map((text) => ({ text, moment: momentOf(text) }));
+  times.sort((one, other) => (one.moment < other.moment ? -1 : 1));
+  for (const [place, { text }] of times.entries()) places.time.set(text, place);
+  return tokens.map(({ kind, text }) => (kind === "inode" && keepsInodes ? text : places[kind].get(text)!));
 }
 
-function momentOf(time: string): bigint {
-  return /^\d+$/.test(time) ? BigInt(time) : BigInt(Date.parse(time)) * 1_000_000n;
+/** In nanoseconds, of 19 digits until the year 2286. */
+function momentOf(time: string): string {
+  return time.includes("T") ? `${Date.parse(time)}000000` : time;
 }
