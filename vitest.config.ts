@@ -11,7 +11,7 @@ const LONGEST = [
   "crash/judges/guests.test.ts",
   "crash/scenarios/resumed-copy.test.ts",
   "crash/real/real-process.test.ts",
-  "format/change/bitmaps-oracle.test.ts",
+  "format/qcow2/change/bitmaps-oracle.test.ts",
   "transaction/engine/failing-disk.test.ts",
   "crash/judges/away.test.ts",
 ];

@@ -33,7 +33,7 @@ export {
   judgeBacking,
   type StoredBacking,
   readOwnBacking,
-} from "./change/change-backing.ts";
+} from "./qcow2/change/change-backing.ts";
 export { describeCutOff } from "./chain/missing-tables.ts";
 export { findBacking, type FolderOverlays, readOverlaysIn } from "./chain/overlays-beside.ts";
 export {
@@ -55,7 +55,7 @@ export {
   judgeSnapshots,
   measureNewSnapshot,
   type NewSnapshot,
-} from "./change/internal-snapshots.ts";
+} from "./qcow2/change/internal-snapshots.ts";
 export { pickSnapshot, readSnapshotTable } from "./qcow2/read/qcow2-snapshots.ts";
 export {
   emptyImage,
@@ -63,27 +63,27 @@ export {
   type Preallocated,
   preallocatedBeside,
   resizeImage,
-} from "./change/resize-image.ts";
-export type { CountRepair } from "./repair/count-repairs.ts";
+} from "./qcow2/change/resize-image.ts";
+export type { CountRepair } from "./qcow2/repair/count-repairs.ts";
 export {
   changesSomething,
   planRepairs,
   type Repairs,
   type RepairScope,
   hasNoChecks,
-} from "./repair/plan-repairs.ts";
-export { makeRepairs } from "./repair/repair.ts";
-export { judgeUndo, keepUndo, playUndo } from "./repair/undo-file.ts";
-export type { Amendment } from "./change/amend.ts";
-export { amendImage, downgradeImage, judgeAmendment, makesNoSmaller } from "./change/amend.ts";
-export type { BitmapStep } from "./change/bitmaps.ts";
+} from "./qcow2/repair/plan-repairs.ts";
+export { makeRepairs } from "./qcow2/repair/repair.ts";
+export { judgeUndo, keepUndo, playUndo } from "./qcow2/repair/undo-file.ts";
+export type { Amendment } from "./qcow2/change/amend.ts";
+export { amendImage, downgradeImage, judgeAmendment, makesNoSmaller } from "./qcow2/change/amend.ts";
+export type { BitmapStep } from "./qcow2/change/bitmaps.ts";
 export {
   addFirstBitmap,
   changeBitmaps,
   changeFileBitmaps,
   judgeBitmaps,
   judgeFirstBitmap,
-} from "./change/bitmaps.ts";
+} from "./qcow2/change/bitmaps.ts";
 export { readBitmapDirectory } from "./qcow2/read/qcow2-bitmaps.ts";
 export { checkQcow2 } from "./qcow2/check/check.ts";
 export { readCountedEnd } from "./qcow2/check/counted-end.ts";
@@ -113,7 +113,7 @@ export type { CreateOptions } from "./new/create-options.ts";
 export { type BitmapFault, readDirtyRanges, readWitnessedRanges } from "./qcow2/read/dirty-ranges.ts";
 export { ExtentCursor } from "./read/extent-cursor.ts";
 export { assertNotHalfChanged } from "./open/half-changed.ts";
-export { isFencePatch } from "./codec/fence.ts";
+export { isFencePatch } from "./qcow2/codec/fence.ts";
 export {
   isFileFenced,
   liftFileFence,
@@ -122,7 +122,7 @@ export {
   planImageLift,
   findFenceStanding,
   writeStanding,
-} from "./change/fence-image.ts";
+} from "./qcow2/change/fence-image.ts";
 export { type DifferenceOptions, findDifferences } from "./copy/find-differences.ts";
 export { type ExaminedImage, examineImage } from "./open/examine-image.ts";
 export type { Fingerprint } from "./fingerprint.ts";
@@ -173,11 +173,11 @@ export { isZero } from "./read/zero-blocks.ts";
 export { isNamedRaw, probeFormat } from "./probe.ts";
 export type { SnapshotChoice } from "./qcow2/read/qcow2-snapshots.ts";
 export type { CheckResult } from "./qcow2/check/check-findings.ts";
-export type { SnapshotEntry } from "./codec/snapshot-table.ts";
+export type { SnapshotEntry } from "./qcow2/codec/snapshot-table.ts";
 export { canChangeNames, canOpen } from "./chain/owner-access.ts";
 export { howToFindNames, quoteName, shellQuote, withWorkspaceNamed } from "./quote-name.ts";
 export { findCutOffImages, requireOpenable } from "./open/require-openable.ts";
-export { tidyCutOff, tidyPartial } from "./change/tidy-partial.ts";
+export { tidyCutOff, tidyPartial } from "./qcow2/change/tidy-partial.ts";
 export { measureStrips } from "./read/strips.ts";
 export { SliceImage } from "./read/slice-image.ts";
 export { stackImages } from "./open/stacked-image.ts";

@@ -6,16 +6,16 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
-import { type BitmapEntry, decodeBitmapDirectory } from "./codec/bitmap.ts";
-import type { HeaderFields } from "./codec/header.ts";
-import { type HeaderExtension, roundUpTo8 } from "./codec/header-extension.ts";
-import { findConsistentBitmaps } from "./codec/header-tables.ts";
+import { type BitmapEntry, decodeBitmapDirectory } from "./qcow2/codec/bitmap.ts";
+import type { HeaderFields } from "./qcow2/codec/header.ts";
+import { type HeaderExtension, roundUpTo8 } from "./qcow2/codec/header-extension.ts";
+import { findConsistentBitmaps } from "./qcow2/codec/header-tables.ts";
 import {
   SNAPSHOT_ENTRY_BYTES_MIN,
   SNAPSHOT_EXTRA_BYTES_MAX,
   SNAPSHOT_TABLE_BYTES_MAX,
-} from "./codec/limits.ts";
-import { readSnapshotLengths, SNAPSHOT_ENTRY_BYTES_MAX } from "./codec/snapshot-table.ts";
+} from "./qcow2/codec/limits.ts";
+import { readSnapshotLengths, SNAPSHOT_ENTRY_BYTES_MAX } from "./qcow2/codec/snapshot-table.ts";
 import { shellQuote } from "./quote-name.ts";
 import { readBytes } from "./read-header.ts";
 

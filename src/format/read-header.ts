@@ -2,9 +2,9 @@
 
 import { ImgtxError } from "../errors/index.ts";
 import type { StorageFile } from "../storage/index.ts";
-import type { Tolerance } from "./codec/header-tables.ts";
+import type { Tolerance } from "./qcow2/codec/header-tables.ts";
 import { hasQcowMagic, PROBE_TAIL_BYTES, probeFormat, type ProbedFormat } from "./probe.ts";
-import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./codec/header-cluster.ts";
+import { decodeHeaderCluster, measureHeaderCluster, type Qcow2Header } from "./qcow2/codec/header-cluster.ts";
 
 /** QEMU's header, its extensions and a long backing file name fit into this. */
 export const HEAD_BYTES = 4096;

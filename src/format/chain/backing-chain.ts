@@ -34,7 +34,7 @@ import {
 } from "./open-gate.ts";
 import type { ProbedFormat } from "../probe.ts";
 import { quoteName, shellQuote } from "../quote-name.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { requireSupported } from "./require-supported.ts";
 
 export type { ChainLink } from "./chain-link.ts";

@@ -7,7 +7,7 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { FileStat, Storage } from "../../storage/index.ts";
 import { dirname, join, relative } from "node:path";
-import { BACKING_NAME_BYTES_MAX } from "../codec/limits.ts";
+import { BACKING_NAME_BYTES_MAX } from "../qcow2/codec/limits.ts";
 import { quoteName, shellQuote } from "../quote-name.ts";
 import { identityOf } from "../fingerprint.ts";
 import type { ImageFormat } from "../image-format.ts";

@@ -9,7 +9,7 @@ import { notQcow2, unknownFormat } from "./chain-errors.ts";
 import { type Fingerprint, fingerprintOpened } from "../fingerprint.ts";
 import type { ImageFormat } from "../image-format.ts";
 import { hasQcowMagic, type ProbedFormat } from "../probe.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { shellQuote } from "../quote-name.ts";
 import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
 

@@ -7,11 +7,11 @@
 
 import { alignUp } from "../../units/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
-import { tableMissing } from "../codec/header-tables.ts";
-import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
-import { findUsedEntry } from "../codec/refcount-block.ts";
-import { countBlockEntries } from "../codec/refcount-table.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
+import { tableMissing } from "../qcow2/codec/header-tables.ts";
+import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
+import { findUsedEntry } from "../qcow2/codec/refcount-block.ts";
+import { countBlockEntries } from "../qcow2/codec/refcount-table.ts";
 import { readBytes } from "../read-header.ts";
 import type { CutOff, ImageWarning } from "./chain-link.ts";
 

@@ -1,9 +1,9 @@
 // What imgtx can decode, and still must not read guest data from or build on.
 
 import { ImgtxError } from "../../errors/index.ts";
-import { nameIncompatibleBit, findUnknownIncompatibleBits } from "../codec/features.ts";
-import { HEADER_AT } from "../codec/header.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
+import { nameIncompatibleBit, findUnknownIncompatibleBits } from "../qcow2/codec/features.ts";
+import { HEADER_AT } from "../qcow2/codec/header.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { escapeName } from "../quote-name.ts";
 
 const ENCRYPTION: Readonly<Record<number, string>> = { 1: "AES", 2: "LUKS" };

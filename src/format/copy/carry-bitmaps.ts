@@ -9,8 +9,8 @@ import { earliest, endOf, guestOffset, type GuestRange, rangeTo } from "../../un
 import type { ChainLink } from "../chain/chain-link.ts";
 import { imageOf } from "../open/open-image.ts";
 import { quoteName, shellQuote } from "../quote-name.ts";
-import type { BitmapStep } from "../change/bitmaps.ts";
-import type { BitmapEntry } from "../codec/bitmap.ts";
+import type { BitmapStep } from "../qcow2/change/bitmaps.ts";
+import type { BitmapEntry } from "../qcow2/codec/bitmap.ts";
 import { findMarkedRanges, readBitmapDirectory } from "../qcow2/read/qcow2-bitmaps.ts";
 import { extentsOf } from "../read/extent-cursor.ts";
 

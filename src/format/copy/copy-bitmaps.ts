@@ -8,8 +8,8 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { type ChainLink, readLink } from "../chain/chain-link.ts";
-import { type BitmapStep, changeBitmaps } from "../change/bitmaps.ts";
-import type { BitmapEntry } from "../codec/bitmap.ts";
+import { type BitmapStep, changeBitmaps } from "../qcow2/change/bitmaps.ts";
+import type { BitmapEntry } from "../qcow2/codec/bitmap.ts";
 import { readBitmapDirectory } from "../qcow2/read/qcow2-bitmaps.ts";
 
 /**

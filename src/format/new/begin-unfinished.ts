@@ -3,8 +3,8 @@
 import { ImgtxError } from "../../errors/index.ts";
 import type { StorageFile } from "../../storage/index.ts";
 import { SECTOR_BYTES } from "../../units/index.ts";
-import { COMPATIBLE_BIT } from "../codec/features.ts";
-import { FENCE_ROOM_BYTES, planFence } from "../codec/fence.ts";
+import { COMPATIBLE_BIT } from "../qcow2/codec/features.ts";
+import { FENCE_ROOM_BYTES, planFence } from "../qcow2/codec/fence.ts";
 import { SegmentWriter } from "../qcow2/layout/segment-writer.ts";
 import { encodeTables } from "../qcow2/layout/write-new-image.ts";
 import { readOwnHeader } from "../read-header.ts";

@@ -11,7 +11,7 @@ import {
   CLUSTER_BITS_MIN,
   CLUSTER_BITS_MIN_EXTENDED_L2,
   REFCOUNT_ORDER_MAX,
-} from "../codec/limits.ts";
+} from "../qcow2/codec/limits.ts";
 
 /** Words are taken as the user gave them; what they can't be is refused here. What is left out has its default. */
 export interface CreateOptions {

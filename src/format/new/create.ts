@@ -26,10 +26,10 @@ import {
   FEATURE_NAMES_CLUSTER_BITS_MIN,
   INCOMPATIBLE_BIT,
   KNOWN_FEATURES,
-} from "../codec/features.ts";
-import { FIELDS_OF_VERSION_2, HEADER_LENGTH_V3, type HeaderFields } from "../codec/header.ts";
-import { encodeHeaderCluster } from "../codec/header-cluster.ts";
-import type { HeaderExtension } from "../codec/header-extension.ts";
+} from "../qcow2/codec/features.ts";
+import { FIELDS_OF_VERSION_2, HEADER_LENGTH_V3, type HeaderFields } from "../qcow2/codec/header.ts";
+import { encodeHeaderCluster } from "../qcow2/codec/header-cluster.ts";
+import type { HeaderExtension } from "../qcow2/codec/header-extension.ts";
 import { type NewImageLayout, planNewImage } from "../qcow2/layout/new-image.ts";
 import { encodeTables } from "../qcow2/layout/write-new-image.ts";
 import { SegmentWriter } from "../qcow2/layout/segment-writer.ts";

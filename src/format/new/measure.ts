@@ -10,10 +10,10 @@ import { ImgtxError } from "../../errors/index.ts";
 import { type CreateOptions, chooseClusterBits, chooseRefcountOrder } from "./create-options.ts";
 import { ExtentCursor } from "../read/extent-cursor.ts";
 import type { OpenedImage } from "../open/open-image.ts";
-import { measureBitmap } from "../codec/bitmap.ts";
-import { roundUpTo8 } from "../codec/header-extension.ts";
-import { L1_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
-import { countRefcountClusters } from "../codec/refcount-table.ts";
+import { measureBitmap } from "../qcow2/codec/bitmap.ts";
+import { roundUpTo8 } from "../qcow2/codec/header-extension.ts";
+import { L1_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
+import { countRefcountClusters } from "../qcow2/codec/refcount-table.ts";
 import { readBitmapDirectory } from "../qcow2/read/qcow2-bitmaps.ts";
 
 export interface Measured {

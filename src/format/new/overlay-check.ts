@@ -4,7 +4,7 @@
 
 import type { StorageFile } from "../../storage/index.ts";
 import type { Chain, ChainLink } from "../chain/backing-chain.ts";
-import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { TABLE_ENTRY_BYTES } from "../qcow2/codec/limits.ts";
 import { readBytes } from "../read-header.ts";
 import { identityOf } from "../fingerprint.ts";
 

@@ -9,8 +9,8 @@
 import { ImgtxError } from "../../errors/index.ts";
 import { requirePlainPath, requireStorableName } from "../chain/backing-name.ts";
 import type { ImageFormat } from "../image-format.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
-import { CLUSTER_BITS_MIN_EXTENDED_L2 } from "../codec/limits.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
+import { CLUSTER_BITS_MIN_EXTENDED_L2 } from "../qcow2/codec/limits.ts";
 import { planQcow2Image, type Qcow2ImagePlan } from "./create.ts";
 import {
   type Qcow2Choices,

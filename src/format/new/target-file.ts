@@ -8,7 +8,7 @@
 
 import { type GateOptions, openingNamed } from "../chain/open-gate.ts";
 import { isFrozen } from "../open/open-for-writing.ts";
-import { isFencedHead } from "../codec/fence.ts";
+import { isFencedHead } from "../qcow2/codec/fence.ts";
 import { readHead } from "../read-header.ts";
 import { elseClosed, ImgtxError } from "../../errors/index.ts";
 import { acquireImageLocks, type LockWaiting, type Storage, type StorageFile } from "../../storage/index.ts";

@@ -15,8 +15,8 @@ import { type Fingerprint, fingerprintOpened } from "../fingerprint.ts";
 import { probeFile, readHead, readQcow2Header } from "../read-header.ts";
 import { readStoredBitmaps } from "../read-directories.ts";
 import { hasQcowMagic, type ProbedFormat } from "../probe.ts";
-import type { BitmapEntry } from "../codec/bitmap.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
+import type { BitmapEntry } from "../qcow2/codec/bitmap.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 import { requireSupported } from "../chain/require-supported.ts";
 import { readCountedEnd } from "../qcow2/check/counted-end.ts";
 

@@ -8,8 +8,8 @@
 
 import { ImgtxError } from "../../errors/index.ts";
 import type { Chain } from "../chain/backing-chain.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
-import type { Changer } from "../codec/fence.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
+import type { Changer } from "../qcow2/codec/fence.ts";
 import { howToFindNames, shellQuote } from "../quote-name.ts";
 
 /** E_TRANSACTION where what the chain shows is of two moments. */

@@ -11,7 +11,7 @@ import { type ChainLink, readLink } from "../chain/chain-link.ts";
 import { type GateOptions, openingNamed, passBacking } from "../chain/open-gate.ts";
 import { requireSupported } from "../chain/require-supported.ts";
 import type { ImageFormat } from "../image-format.ts";
-import type { Qcow2Header } from "../codec/header-cluster.ts";
+import type { Qcow2Header } from "../qcow2/codec/header-cluster.ts";
 
 /** How an image leads to another one. */
 export interface InfoReference {

@@ -11,7 +11,7 @@ import type { Storage, StorageFile } from "../../storage/index.ts";
 import type { GateOptions } from "../chain/open-gate.ts";
 import type { ImageFormat } from "../image-format.ts";
 import type { Image, WritableImage } from "../image.ts";
-import { isFencedHead } from "../codec/fence.ts";
+import { isFencedHead } from "../qcow2/codec/fence.ts";
 import { readHead, readOwnHeader } from "../read-header.ts";
 import { RawTarget } from "../raw/raw-target.ts";
 import { openForWriting } from "./open-for-writing.ts";

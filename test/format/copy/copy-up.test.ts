@@ -4,7 +4,7 @@
 import { copyFileSync, rmSync, statSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { type CopyUp, copyUp } from "../../../src/format/copy/copy-up.ts";
-import { changeBacking } from "../../../src/format/change/change-backing.ts";
+import { changeBacking } from "../../../src/format/qcow2/change/change-backing.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
 import { LoopDisk } from "../../helpers/loop-disk.ts";
 import { oracle } from "../../helpers/oracles.ts";

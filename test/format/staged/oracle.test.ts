@@ -5,8 +5,8 @@ import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { copyFileSync, readFileSync } from "node:fs";
 import { expect } from "vitest";
 import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
-import { planFileFence } from "../../../src/format/change/fence-image.ts";
-import { resizeImage } from "../../../src/format/change/resize-image.ts";
+import { planFileFence } from "../../../src/format/qcow2/change/fence-image.ts";
+import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
 import {
   type Guard,
   RedoLog,

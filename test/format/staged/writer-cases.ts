@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
 import { planImage, writeImage } from "../../../src/format/new/create.ts";
 import type { CreateOptions } from "../../../src/format/new/create-options.ts";
-import { planFileFence } from "../../../src/format/change/fence-image.ts";
+import { planFileFence } from "../../../src/format/qcow2/change/fence-image.ts";
 import { checkQcow2 } from "../../../src/format/qcow2/check/check.ts";
 import {
   type Guard,

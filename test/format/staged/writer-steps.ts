@@ -4,13 +4,13 @@ import { guestOffset, guestRange } from "../../../src/units/index.ts";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import { openChain } from "../../../src/format/chain/backing-chain.ts";
 import { openForWriting } from "../../../src/format/open/open-for-writing.ts";
-import { type BitmapStep, changeBitmaps } from "../../../src/format/change/bitmaps.ts";
-import { resizeImage } from "../../../src/format/change/resize-image.ts";
+import { type BitmapStep, changeBitmaps } from "../../../src/format/qcow2/change/bitmaps.ts";
+import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
 import {
   applySnapshot,
   createSnapshot,
   deleteSnapshot,
-} from "../../../src/format/change/internal-snapshots.ts";
+} from "../../../src/format/qcow2/change/internal-snapshots.ts";
 import { readSnapshotTable } from "../../../src/format/qcow2/read/qcow2-snapshots.ts";
 import type { Storage } from "../../../src/storage/index.ts";
 import type { Random } from "../../helpers/random.ts";

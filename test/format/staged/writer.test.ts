@@ -7,7 +7,7 @@ import { planImage, writeImage } from "../../../src/format/new/create.ts";
 import type { CreateOptions } from "../../../src/format/new/create-options.ts";
 import { openForWriting, openWriterState } from "../../../src/format/open/open-for-writing.ts";
 import { openImage } from "../../../src/format/open/open-image.ts";
-import { resizeImage } from "../../../src/format/change/resize-image.ts";
+import { resizeImage } from "../../../src/format/qcow2/change/resize-image.ts";
 import { StagedStorage } from "../../../src/format/staged/index.ts";
 import type { Storage } from "../../../src/storage/index.ts";
 import type { MemoryDisk } from "../../fuzz/memory-storage.ts";

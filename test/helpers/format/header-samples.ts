@@ -2,10 +2,10 @@
 
 import * as fc from "fast-check";
 import { hostOffset } from "../../../src/units/index.ts";
-import type { FeatureName } from "../../../src/format/codec/features.ts";
-import { FEATURE_TYPES } from "../../../src/format/codec/features.ts";
-import { FIELDS_OF_VERSION_2, type HeaderFields } from "../../../src/format/codec/header.ts";
-import type { HeaderExtension } from "../../../src/format/codec/header-extension.ts";
+import type { FeatureName } from "../../../src/format/qcow2/codec/features.ts";
+import { FEATURE_TYPES } from "../../../src/format/qcow2/codec/features.ts";
+import { FIELDS_OF_VERSION_2, type HeaderFields } from "../../../src/format/qcow2/codec/header.ts";
+import type { HeaderExtension } from "../../../src/format/qcow2/codec/header-extension.ts";
 
 export function fromHex(hex: string): Uint8Array {
   return Uint8Array.from(Buffer.from(hex.replaceAll(/\s/g, ""), "hex"));

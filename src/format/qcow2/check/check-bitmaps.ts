@@ -7,11 +7,11 @@
 import { ImgtxError, placed } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import type { CheckHeader } from "./check-header.ts";
-import { type BitmapEntry, countBitmapTableEntries, decodeBitmapTableEntry } from "../../codec/bitmap.ts";
+import { type BitmapEntry, countBitmapTableEntries, decodeBitmapTableEntry } from "../codec/bitmap.ts";
 import type { References } from "./check-references.ts";
-import { findConsistentBitmaps } from "../../codec/header-tables.ts";
-import { toHalves } from "../../codec/l2-table.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+import { findConsistentBitmaps } from "../codec/header-tables.ts";
+import { toHalves } from "../codec/l2-table.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { quoteName } from "../../quote-name.ts";
 import { readStoredBitmaps } from "../../read-directories.ts";
 import { SECTOR_BYTES } from "../../../units/index.ts";

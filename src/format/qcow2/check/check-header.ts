@@ -6,21 +6,17 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
-import { findUnknownIncompatibleBits, INCOMPATIBLE_BIT } from "../../codec/features.ts";
-import { decodeHeader, type HeaderFields } from "../../codec/header.ts";
-import {
-  decodeHeaderCluster,
-  decodeOwnExtensions,
-  measureHeaderCluster,
-} from "../../codec/header-cluster.ts";
-import { findExtension, type HeaderExtension } from "../../codec/header-extension.ts";
+import { findUnknownIncompatibleBits, INCOMPATIBLE_BIT } from "../codec/features.ts";
+import { decodeHeader, type HeaderFields } from "../codec/header.ts";
+import { decodeHeaderCluster, decodeOwnExtensions, measureHeaderCluster } from "../codec/header-cluster.ts";
+import { findExtension, type HeaderExtension } from "../codec/header-extension.ts";
 import {
   BACKING_NAME_BYTES_MAX,
   countL1Entries,
   L1_TABLE_BYTES_MAX,
   REFCOUNT_TABLE_BYTES_MAX,
   TABLE_ENTRY_BYTES,
-} from "../../codec/limits.ts";
+} from "../codec/limits.ts";
 import { readBytes, readHead } from "../../read-header.ts";
 
 export interface CheckHeader extends HeaderFields {

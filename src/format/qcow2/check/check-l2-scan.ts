@@ -17,7 +17,7 @@ import {
   L2_RESERVED_LO,
   L2_ZERO_LO,
   type L2Layout,
-} from "../../codec/l2-table.ts";
+} from "../codec/l2-table.ts";
 
 /** The refcounts that the image stores. */
 export interface StoredCounts {

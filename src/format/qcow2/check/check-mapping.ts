@@ -16,9 +16,9 @@ import type { L2Scan } from "./check-l2-scan.ts";
 import type { References } from "./check-references.ts";
 import type { StoredRefcounts } from "./check-stored-refcounts.ts";
 import { TableUses } from "./check-table-uses.ts";
-import { L1_RESERVED_HI, L1_RESERVED_LO } from "../../codec/l1-table.ts";
-import { toHalves } from "../../codec/l2-table.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+import { L1_RESERVED_HI, L1_RESERVED_LO } from "../codec/l1-table.ts";
+import { toHalves } from "../codec/l2-table.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 
 const PIECE_BYTES = 64 * 1024;
 /** Of all L1 tables together: a gibibyte of them. */

@@ -14,8 +14,8 @@ import {
   SNAPSHOT_ENTRY_BYTES_MIN,
   SNAPSHOTS_MAX,
   TABLE_ENTRY_BYTES,
-} from "../../codec/limits.ts";
-import { readSnapshotLengths } from "../../codec/snapshot-table.ts";
+} from "../codec/limits.ts";
+import { readSnapshotLengths } from "../codec/snapshot-table.ts";
 import { walkSnapshotTable } from "../../read-directories.ts";
 
 /** What version 3 asks of an entry's extra data: a 64-bit size of the VM state, and the virtual size. */

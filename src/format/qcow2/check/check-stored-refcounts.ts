@@ -10,8 +10,8 @@ import { type ClusterIndex, clusterIndex, offsetBy, safeNumber, startOf } from "
 import type { StorageFile } from "../../../storage/index.ts";
 import { CHUNK_CLUSTERS, type ClusterCounts, LARGE_COUNT } from "./check-counts.ts";
 import type { CheckFindings } from "./check-findings.ts";
-import { readRefcount, WORDS_OF_ONE } from "../../codec/refcount-block.ts";
-import { countBlockEntries, type RefcountLayout } from "../../codec/refcount-table.ts";
+import { readRefcount, WORDS_OF_ONE } from "../codec/refcount-block.ts";
+import { countBlockEntries, type RefcountLayout } from "../codec/refcount-table.ts";
 
 /** Bits 8 to 0 of an entry of the refcount table, in its low half. */
 const TABLE_RESERVED_LO = 0x1ff;

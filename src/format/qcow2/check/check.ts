@@ -24,11 +24,11 @@ import {
   refcountBlockOffset,
   StoredRefcounts,
 } from "./check-stored-refcounts.ts";
-import { INCOMPATIBLE_BIT } from "../../codec/features.ts";
-import { findExtension } from "../../codec/header-extension.ts";
-import { toHalves } from "../../codec/l2-table.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
-import { maxRefcount } from "../../codec/refcount-block.ts";
+import { INCOMPATIBLE_BIT } from "../codec/features.ts";
+import { findExtension } from "../codec/header-extension.ts";
+import { toHalves } from "../codec/l2-table.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { maxRefcount } from "../codec/refcount-block.ts";
 
 /** As many as QEMU counts: more would not fit an int. */
 const CLUSTERS_MAX = 2 ** 31 - 1;

@@ -6,10 +6,10 @@
 
 import type { StorageFile } from "../../../storage/index.ts";
 import { readBytes } from "../../read-header.ts";
-import type { Qcow2Header } from "../../codec/header-cluster.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
-import { findUsedEntry } from "../../codec/refcount-block.ts";
-import { countBlockEntries } from "../../codec/refcount-table.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { findUsedEntry } from "../codec/refcount-block.ts";
+import { countBlockEntries } from "../codec/refcount-table.ts";
 
 /** How much of the refcount table is read at a time, from its end. */
 const PART_BYTES = 65_536;

@@ -12,8 +12,8 @@
 
 import { ImgtxError } from "../../../errors/index.ts";
 import { type ClusterIndex, clusterIndex, nextUnit, offsetBy, startOf } from "../../../units/index.ts";
-import { REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
-import { countBlockEntries, countRefcountClusters, type RefcountLayout } from "../../codec/refcount-table.ts";
+import { REFCOUNT_TABLE_BYTES_MAX, TABLE_ENTRY_BYTES } from "../codec/limits.ts";
+import { countBlockEntries, countRefcountClusters, type RefcountLayout } from "../codec/refcount-table.ts";
 
 export interface CountStore {
   /** Entries that the refcount table on disk has room for. */

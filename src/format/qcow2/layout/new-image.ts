@@ -20,7 +20,7 @@ import {
   L1_TABLE_BYTES_MAX,
   REFCOUNT_TABLE_BYTES_MAX,
   TABLE_ENTRY_BYTES,
-} from "../../codec/limits.ts";
+} from "../codec/limits.ts";
 import { type ClusterRange, NewImageCounts } from "./new-image-counts.ts";
 
 export interface NewImageRequest {

@@ -2,12 +2,12 @@
 //
 // Invariant: pure, and one table at a time: an image with all its metadata has tables of many MiB.
 
-import { encodeL1EntryAt } from "../../codec/l1-table.ts";
-import { L2_COPIED_HI } from "../../codec/l2-table.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+import { encodeL1EntryAt } from "../codec/l1-table.ts";
+import { L2_COPIED_HI } from "../codec/l2-table.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import type { MappedRun, NewImageLayout } from "./new-image.ts";
-import { fillRefcounts } from "../../codec/refcount-block.ts";
-import { countBlockEntries } from "../../codec/refcount-table.ts";
+import { fillRefcounts } from "../codec/refcount-block.ts";
+import { countBlockEntries } from "../codec/refcount-table.ts";
 import { clusterIndex, type HostOffset, offsetBy, startOf } from "../../../units/index.ts";
 
 export interface Segment {

@@ -6,7 +6,7 @@
 import { endOf, guestOffset, type GuestRange, rangeTo } from "../../../units/index.ts";
 import type { ChainLink, Qcow2Link } from "../../chain/chain-link.ts";
 import { hasStaleBitmaps } from "./image-info.ts";
-import { type BitmapEntry, countBitmapTableEntries } from "../../codec/bitmap.ts";
+import { type BitmapEntry, countBitmapTableEntries } from "../codec/bitmap.ts";
 import { findMarkedRanges, readBitmapsOf } from "./qcow2-bitmaps.ts";
 
 export type DirtyRanges =

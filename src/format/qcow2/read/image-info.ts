@@ -6,12 +6,12 @@
 import { withPlace } from "../../../errors/index.ts";
 import type { ChainLink } from "../../chain/chain-link.ts";
 import type { ImageFormat } from "../../image-format.ts";
-import type { BitmapEntry } from "../../codec/bitmap.ts";
-import type { SnapshotEntry } from "../../codec/snapshot-table.ts";
-import { AUTOCLEAR_BIT } from "../../codec/features.ts";
-import type { Qcow2Header } from "../../codec/header-cluster.ts";
-import { findExtension } from "../../codec/header-extension.ts";
-import { decodeLuksHeader, LUKS_HEADER_BYTES, type LuksHeader } from "../../codec/luks-header.ts";
+import type { BitmapEntry } from "../codec/bitmap.ts";
+import type { SnapshotEntry } from "../codec/snapshot-table.ts";
+import { AUTOCLEAR_BIT } from "../codec/features.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
+import { findExtension } from "../codec/header-extension.ts";
+import { decodeLuksHeader, LUKS_HEADER_BYTES, type LuksHeader } from "../codec/luks-header.ts";
 import { readBitmapDirectory } from "./qcow2-bitmaps.ts";
 import { readSnapshotTable } from "./qcow2-snapshots.ts";
 import { readBytes } from "../../read-header.ts";

@@ -18,8 +18,8 @@ import {
   type BitmapTableEntry,
   decodeBitmapTableEntry,
   measureBitmap,
-} from "../../codec/bitmap.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+} from "../codec/bitmap.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { quoteName } from "../../quote-name.ts";
 import { readStoredBitmaps } from "../../read-directories.ts";
 import { readBytes } from "../../read-header.ts";

@@ -8,7 +8,7 @@ import { alignDown } from "../../../units/index.ts";
 import { ImgtxError } from "../../../errors/index.ts";
 import { loadDeflateUnpacker, loadZstd } from "../../../storage/index.ts";
 import { forEachLimited } from "../../read/limited.ts";
-import { inflateCluster, unzstdCluster } from "../../codec/compressed-cluster.ts";
+import { inflateCluster, unzstdCluster } from "../codec/compressed-cluster.ts";
 import { damageHint, type Qcow2Link } from "../../chain/chain-link.ts";
 import type { Run } from "../../read/run-list.ts";
 

@@ -6,9 +6,9 @@
 import type { StorageFile } from "../../../storage/index.ts";
 import { type GuestOffset, offsetBy } from "../../../units/index.ts";
 import { HoleFinder } from "../../read/hole-finder.ts";
-import { readRefcounts } from "../../codec/refcount-block.ts";
-import { countBlockEntries } from "../../codec/refcount-table.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+import { readRefcounts } from "../codec/refcount-block.ts";
+import { countBlockEntries } from "../codec/refcount-table.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import type { Qcow2Link } from "../../chain/chain-link.ts";
 import { readBytes } from "../../read-header.ts";
 import type { Run, RunList } from "../../read/run-list.ts";

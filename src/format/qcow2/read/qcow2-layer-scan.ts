@@ -15,7 +15,7 @@ import {
   type L2Layout,
   measureL2Entry,
   SUBCLUSTERS_PER_CLUSTER,
-} from "../../codec/l2-table.ts";
+} from "../codec/l2-table.ts";
 import type { RunList, RunPurpose } from "../../read/run-list.ts";
 
 /** A piece of an L2 table, and the guest bytes that it is asked about: those of at least one of its entries. */

@@ -18,10 +18,10 @@ import {
 } from "../../../units/index.ts";
 import type { ImageFormat } from "../../image-format.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
-import { decodeL1Entry, joinOffset } from "../../codec/l1-table.ts";
-import { countL2Entries, measureL2Entry } from "../../codec/l2-table.ts";
-import type { Qcow2Header } from "../../codec/header-cluster.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+import { decodeL1Entry, joinOffset } from "../codec/l1-table.ts";
+import { countL2Entries, measureL2Entry } from "../codec/l2-table.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { CompressedReader } from "./qcow2-layer-compressed.ts";
 import { hasPreallocatedMetadata, splitAtHoles } from "./qcow2-layer-holes.ts";
 import { type L2Slice, L2Scanner } from "./qcow2-layer-scan.ts";

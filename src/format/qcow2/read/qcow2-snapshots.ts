@@ -3,7 +3,7 @@
 
 import { type ErrorDetails, ImgtxError, placed, withPlace } from "../../../errors/index.ts";
 import { damageHint, type ChainLink, type L1Table } from "../../chain/chain-link.ts";
-import { decodeSnapshotEntry, judgeSnapshotTable, type SnapshotEntry } from "../../codec/snapshot-table.ts";
+import { decodeSnapshotEntry, judgeSnapshotTable, type SnapshotEntry } from "../codec/snapshot-table.ts";
 import { quoteName } from "../../quote-name.ts";
 import { walkSnapshotTable } from "../../read-directories.ts";
 

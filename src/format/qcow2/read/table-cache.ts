@@ -7,7 +7,7 @@
 // - For images that nobody writes to: a slice is read once, and kept as it was.
 
 import type { StorageFile } from "../../../storage/index.ts";
-import { toHalves } from "../../codec/l2-table.ts";
+import { toHalves } from "../codec/l2-table.ts";
 
 /** Tables are read in slices of this, or whole where they are smaller: small enough for one quick read. */
 export const SLICE_BYTES = 64 * 1024;

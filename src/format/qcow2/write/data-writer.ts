@@ -19,7 +19,7 @@ import type { FileRange } from "../../image.ts";
 import { readBytes } from "../../read-header.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
 import { forEachLimited } from "../../read/limited.ts";
-import { measureL2Entry } from "../../codec/l2-table.ts";
+import { measureL2Entry } from "../codec/l2-table.ts";
 import {
   afterWrite,
   type EntryLayout,

@@ -9,10 +9,10 @@
 import { ImgtxError, placed } from "../../../errors/index.ts";
 import type { StorageFile } from "../../../storage/index.ts";
 import { alignDown, alignUp, type HostOffset, SECTOR_BYTES } from "../../../units/index.ts";
-import type { Qcow2Header } from "../../codec/header-cluster.ts";
-import { decodeL1EntryAt, encodeL1EntryAt, type L1Entry } from "../../codec/l1-table.ts";
-import { countL2Entries, toHalves } from "../../codec/l2-table.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
+import { decodeL1EntryAt, encodeL1EntryAt, type L1Entry } from "../codec/l1-table.ts";
+import { countL2Entries, toHalves } from "../codec/l2-table.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import { readBytes } from "../../read-header.ts";
 import type { MetadataMap } from "./metadata-map.ts";
 

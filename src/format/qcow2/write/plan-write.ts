@@ -23,7 +23,7 @@ import {
   type L2Layout,
   measureL2Entry,
   SUBCLUSTERS_PER_CLUSTER,
-} from "../../codec/l2-table.ts";
+} from "../codec/l2-table.ts";
 import { judgeDataFilePlace } from "../read/qcow2-layer.ts";
 import type { L2Table } from "./l2-tables.ts";
 

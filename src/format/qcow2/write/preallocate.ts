@@ -4,7 +4,7 @@
 // Invariant: no cluster that was given back is taken, since it still has what was in it.
 
 import { clusterIndex, type HostOffset, hostOffset, offsetBy, startOf } from "../../../units/index.ts";
-import { countL2Entries, measureL2Entry } from "../../codec/l2-table.ts";
+import { countL2Entries, measureL2Entry } from "../codec/l2-table.ts";
 import { makeEntryLayout, writeDataEntry } from "./plan-write.ts";
 import type { WriterState } from "./writer-state.ts";
 

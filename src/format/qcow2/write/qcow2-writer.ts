@@ -26,7 +26,7 @@ import type { ImageFormat } from "../../image-format.ts";
 import { ComposedImage } from "../../read/composed-image.ts";
 import type { LayerReader } from "../../read/layer-reader.ts";
 import { deflateCluster } from "./compress-cluster.ts";
-import { type L2Entry, measureL2Entry } from "../../codec/l2-table.ts";
+import { type L2Entry, measureL2Entry } from "../codec/l2-table.ts";
 import { clippedReader, DataWriter, type ReadGuest } from "./data-writer.ts";
 import { type EntryLayout, makeEntryLayout, readEntry, writeEntry } from "./plan-write.ts";
 import { RangeLocks } from "./range-locks.ts";

@@ -21,9 +21,9 @@ import {
   startOf,
 } from "../../../units/index.ts";
 import type { CountStore } from "../layout/cluster-allocator.ts";
-import { HEADER_AT } from "../../codec/header.ts";
-import type { Qcow2Header } from "../../codec/header-cluster.ts";
-import { TABLE_ENTRY_BYTES } from "../../codec/limits.ts";
+import { HEADER_AT } from "../codec/header.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
+import { TABLE_ENTRY_BYTES } from "../codec/limits.ts";
 import {
   fillRefcounts,
   findFreeEntry,
@@ -31,7 +31,7 @@ import {
   maxRefcount,
   readRefcount,
   writeRefcount,
-} from "../../codec/refcount-block.ts";
+} from "../codec/refcount-block.ts";
 import { shellQuote } from "../../quote-name.ts";
 import { readBytes } from "../../read-header.ts";
 import type { MetadataMap } from "./metadata-map.ts";

@@ -26,10 +26,10 @@ import {
   startOf,
 } from "../../../units/index.ts";
 import { ClusterAllocator } from "../layout/cluster-allocator.ts";
-import { AUTOCLEAR_BIT, encodeFeatureBits, INCOMPATIBLE_BIT } from "../../codec/features.ts";
-import { HEADER_AT } from "../../codec/header.ts";
-import type { Qcow2Header } from "../../codec/header-cluster.ts";
-import type { L2Entry } from "../../codec/l2-table.ts";
+import { AUTOCLEAR_BIT, encodeFeatureBits, INCOMPATIBLE_BIT } from "../codec/features.ts";
+import { HEADER_AT } from "../codec/header.ts";
+import type { Qcow2Header } from "../codec/header-cluster.ts";
+import type { L2Entry } from "../codec/l2-table.ts";
 import { type L2Table, L2Tables } from "./l2-tables.ts";
 import { shellQuote } from "../../quote-name.ts";
 import type { MetadataMap } from "./metadata-map.ts";

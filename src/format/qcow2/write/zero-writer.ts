@@ -8,8 +8,8 @@
 //   clusters as zero, and makes L2 tables for that.
 
 import { type GuestOffset, guestOffset, offsetBy } from "../../../units/index.ts";
-import type { L2Entry } from "../../codec/l2-table.ts";
-import { measureL2Entry } from "../../codec/l2-table.ts";
+import type { L2Entry } from "../codec/l2-table.ts";
+import { measureL2Entry } from "../codec/l2-table.ts";
 import type { L2Table } from "./l2-tables.ts";
 import { type EntryLayout, maskOf, readEntry, writeEntry } from "./plan-write.ts";
 import type { WriterLayer } from "./writer-layer.ts";

@@ -1,7 +1,7 @@
 // The cache of refcount blocks, on an image with more of them than it holds.
 
 import { expect, test } from "vitest";
-import type { Qcow2Header } from "../../../../src/format/codec/header-cluster.ts";
+import type { Qcow2Header } from "../../../../src/format/qcow2/codec/header-cluster.ts";
 import { MetadataMap } from "../../../../src/format/qcow2/write/metadata-map.ts";
 import { Refcounts } from "../../../../src/format/qcow2/write/refcounts.ts";
 import { clusterIndex, hostOffset } from "../../../../src/units/index.ts";
