@@ -82,7 +82,7 @@ const OWNERS: Readonly<Record<string, readonly string[]>> = {
   "node:https": [],
   "node:net": [],
   "node:vm": [],
-  "node:worker_threads": [],
+  "node:worker_threads": ["storage"],
 };
 
 const MAX_FOLDER_FILES = 17;
