@@ -1,3 +1,4 @@
+export type { RangePair } from "./comparable-file.ts";
 export { findCollector } from "./native/collector.ts";
 export { loadDeflateUnpacker } from "./native/deflate.ts";
 export { DEVICES, kindOfFileSystem, mayShareBlocks } from "./kernel/file-system.ts";

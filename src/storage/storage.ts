@@ -9,6 +9,8 @@
 // - Nothing is durable before its flush: file content by StorageFile.flush, names by flushFolder.
 // - Each flush says what it is for. The purpose is the name under which the crash tests remove it.
 
+import type { ComparableFile } from "./comparable-file.ts";
+
 /** What a file system remembers of its files. */
 export interface FileSystemTraits {
   /** Whether a file keeps its inode number and its birth time for as long as it lives, over mounts and reboots. */
@@ -86,7 +88,7 @@ export type LeaseBeside = "readers" | "nobody";
  */
 export type LeaseAnswer = "held" | "writers" | "unavailable";
 
-export interface StorageFile {
+export interface StorageFile extends ComparableFile {
   /** The path it was opened by. */
   readonly path: string;
   /**
@@ -175,8 +177,6 @@ export interface StorageFile {
   takeLease(beside?: LeaseBeside): LeaseAnswer;
   /** Whether the lease that is held keeps somebody waiting, or was taken away because it did for too long. */
   isLeaseWanted(): boolean;
-  /** Its descriptor, for a program that is to hold its locks. Left out where it has none. */
-  readonly open?: () => number;
   /** Without a lease nothing happens. */
   dropLease(): void;
   /**

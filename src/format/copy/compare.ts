@@ -5,13 +5,23 @@
 // - Nothing is read whose bytes are known: zeros on both sides, or one place of one file on both.
 // - Several reads are under way at once, over both images; memory is bounded by their number.
 
-import { earliest, endOf, type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
+import { setImmediate as letOthersRun } from "node:timers/promises";
+import { alignDown, earliest, endOf, type GuestOffset, guestOffset, offsetBy } from "../../units/index.ts";
 import { ImgtxError } from "../../errors/index.ts";
-import { CHUNK_BYTES, ImagePair, READS_AT_ONCE, type Which } from "./image-pair.ts";
+import { CHUNK_BYTES, ImagePair, type PairPiece, READS_AT_ONCE, type Which } from "./image-pair.ts";
 import { readIn, readsAsZeros } from "../read/extent-cursor.ts";
 import type { Extent, Image } from "../image.ts";
 import { Pipeline } from "../read/pipeline.ts";
 import { findDifference, findNonZero } from "../read/zero-blocks.ts";
+
+/** Another thread takes as long to start as this one to compare half of that. */
+const BYTES_TO_SHARE = 256 * 1024 * 1024;
+/** Compared at once of what is in memory. */
+const MEMORY_BYTES = 4 * CHUNK_BYTES;
+const BYTES_BEFORE_SHARING = 16 * 1024 * 1024;
+
+/** They follow each other, and are compared at once. */
+type Pieces = [PairPiece, ...PairPiece[]];
 
 export interface CompareOptions {
   /** Sizes and the kinds of extents must match too. */
@@ -64,6 +74,10 @@ class Comparison {
   readonly #pair: ImagePair;
   readonly #options: CompareOptions;
   readonly #totalBytes: number;
+  /** Compared in memory without a break. */
+  #foundNowBytes = 0;
+  /** Whether there was ever enough for another thread. */
+  #isShared = false;
 
   constructor(pair: ImagePair, options: CompareOptions) {
     this.#pair = pair;
@@ -84,28 +98,32 @@ class Comparison {
       const known = this.#pair.knowsEqual([one, other], offset);
       const extentEnd = earliest(endOf(one), endOf(other), end);
       const kind = known ? "known" : readsAsZeros(one) || readsAsZeros(other) ? "zeros" : "data";
-      const ends = [kind === "known" ? extentEnd : earliest(extentEnd, offsetBy(offset, CHUNK_BYTES))];
-      if (kind === "data") await this.#join(ends, earliest(end, offsetBy(offset, CHUNK_BYTES)));
-      const chunkEnd = ends.at(-1) ?? extentEnd;
-      await this.#addComparison(pipeline, known, [one, other], offset, ends);
-      offset = chunkEnd;
+      const firstEnd = kind === "known" ? extentEnd : earliest(extentEnd, offsetBy(offset, CHUNK_BYTES));
+      const pieces: Pieces = [{ start: offset, end: firstEnd, extents: [one, other] }];
+      if (kind !== "data") await this.#addComparison(pipeline, kind, pieces);
+      else await this.#addData(pipeline, pieces, end);
+      offset = endOfAll(pieces);
     }
     return pipeline.finish();
   }
 
   /**
    * Goes on over the data that follows on both sides, wherever it is stored: one comparison of many extents is
-   * cheaper. Adds their ends.
+   * cheaper. Adds them.
    */
-  async #join(ends: GuestOffset[], stop: GuestOffset): Promise<void> {
-    for (let at = ends.at(-1) ?? stop; at < stop; at = ends.at(-1) ?? stop) {
+  async #join(pieces: Pieces, stop: GuestOffset): Promise<void> {
+    for (let at = endOfAll(pieces); at < stop; at = endOfAll(pieces)) {
       const found = this.#pair.findKnown(at) ?? (await this.#findBoth(at));
       // Told when its turn comes: what lies before it is compared first.
       if ("error" in found) return;
       const [one, other] = found;
       if (this.#options.strict && statusOf(one) !== statusOf(other)) return;
       if (readsAsZeros(one) || readsAsZeros(other) || this.#pair.knowsEqual(found, at)) return;
-      ends.push(earliest(endOf(one), endOf(other), stop));
+      pieces.push({
+        start: at,
+        end: earliest(endOf(one), endOf(other), chunkEndAt(pieces, at), stop),
+        extents: found,
+      });
     }
   }
 
@@ -131,31 +149,65 @@ class Comparison {
 
   async #addComparison(
     pipeline: Pipeline<CompareResult>,
-    known: boolean,
-    found: readonly [Extent, Extent],
-    offset: GuestOffset,
-    ends: readonly GuestOffset[],
+    kind: "known" | "zeros" | "data",
+    pieces: Pieces,
   ): Promise<void> {
-    const end = ends.at(-1) ?? offset;
-    const lengthBytes = end - offset;
-    const [one, other] = found;
+    const [{ start, extents }] = pieces;
+    const end = endOfAll(pieces);
     const compare = async (): Promise<CompareResult | undefined> => {
-      if (known) return undefined;
-      if (readsAsZeros(one)) return this.#findNonZero(1, offset, lengthBytes, false);
-      if (readsAsZeros(other)) return this.#findNonZero(0, offset, lengthBytes, false);
-      const result = await this.#findDifference(offset, lengthBytes, found);
-      return result?.kind === "unreadable" && ends.length > 1 ? this.#findInEach(offset, ends) : result;
+      if (kind === "known") return undefined;
+      if (readsAsZeros(extents[0])) return this.#findNonZero(1, start, end - start, false);
+      if (readsAsZeros(extents[1])) return this.#findNonZero(0, start, end - start, false);
+      const result = await this.#findDifference(start, end - start, extents);
+      return result?.kind === "unreadable" && pieces.length > 1 ? this.#findInEach(pieces) : result;
     };
-    await pipeline.add(compare, () => this.#options.onProgress?.(end, this.#totalBytes));
+    await pipeline.add(compare, () => {
+      this.#tellDone(pieces);
+    });
+  }
+
+  /**
+   * Adds all that is compared with it to the first piece: what is in memory here at once or by another thread, the rest as it
+   * is read.
+   */
+  async #addData(pipeline: Pipeline<CompareResult>, pieces: Pieces, diskEnd: GuestOffset): Promise<void> {
+    const [{ start }] = pieces;
+    const mostBytes = this.#foundNowBytes > 0 ? MEMORY_BYTES : CHUNK_BYTES;
+    await this.#join(pieces, earliest(diskEnd, offsetBy(start, mostBytes)));
+    const onDone = (): void => {
+      this.#tellDone(pieces);
+    };
+    const answer = this.#askElsewhere(pieces, diskEnd);
+    if (answer) {
+      await pipeline.add(async () => ((await answer) ? undefined : this.#findInEach(pieces)), onDone, false);
+    } else if (this.#pair.areEqualNow(pieces)) {
+      this.#foundNowBytes += endOfAll(pieces) - start;
+      await pipeline.add(async () => undefined, onDone, false);
+      await letOthersRun();
+    } else {
+      this.#foundNowBytes = 0;
+      const chunkEnd = chunkEndAt(pieces, start);
+      while (endOfAll(pieces) > chunkEnd) pieces.pop();
+      await this.#addComparison(pipeline, "data", pieces);
+    }
+  }
+
+  #tellDone(pieces: Pieces): void {
+    this.#options.onProgress?.(endOfAll(pieces), this.#totalBytes);
+  }
+
+  /** Another thread takes a part while all is in memory, and where there is enough of it to be worth its start. */
+  #askElsewhere(pieces: Pieces, diskEnd: GuestOffset): Promise<boolean> | undefined {
+    this.#isShared ||=
+      this.#foundNowBytes >= BYTES_BEFORE_SHARING && diskEnd - pieces[0].start >= BYTES_TO_SHARE;
+    return this.#isShared && this.#foundNowBytes > 0 ? this.#pair.areEqualElsewhere(pieces) : undefined;
   }
 
   /** One extent after the other: a difference may lie before what can't be read. */
-  async #findInEach(offset: GuestOffset, ends: readonly GuestOffset[]): Promise<CompareResult | undefined> {
-    let start = offset;
-    for (const end of ends) {
+  async #findInEach(pieces: Pieces): Promise<CompareResult | undefined> {
+    for (const { start, end } of pieces) {
       const result = await this.#findDifference(start, end - start);
       if (result !== undefined) return result;
-      start = end;
     }
     return undefined;
   }
@@ -222,6 +274,15 @@ class Comparison {
       return { kind: "unreadable", which, what, offset, error };
     }
   }
+}
+
+/** Where the chunk of the disk ends that the offset lies in: they begin at the first piece. */
+function chunkEndAt([{ start }]: Pieces, at: GuestOffset): GuestOffset {
+  return offsetBy(start, alignDown(at - start, CHUNK_BYTES) + CHUNK_BYTES);
+}
+
+function endOfAll(pieces: Pieces): GuestOffset {
+  return (pieces.at(-1) ?? pieces[0]).end;
 }
 
 function differenceAt(found: number | undefined, offset: number, beyond: boolean): CompareResult | undefined {

@@ -5,6 +5,7 @@
 
 import type { GuestOffset } from "../../units/index.ts";
 import { settleAll } from "../../errors/index.ts";
+import { type RangePair, ReusedBytes } from "../../storage/index.ts";
 import { identityOf } from "../fingerprint.ts";
 import type { Extent, Image } from "../image.ts";
 import { BufferPool } from "../read/buffer-pool.ts";
@@ -19,11 +20,25 @@ export type Which = 0 | 1;
 export const CHUNK_BYTES = 2 * 1024 * 1024;
 export const READS_AT_ONCE = 3;
 
+/** Of that, at once, of what is in memory: both sides stay in the processor's cache. */
+const NOW_BYTES = 256 * 1024;
+/** More pieces take as long to be listed as to be read. */
+const PIECES_MAX = 256;
+
+/** Guest bytes that lie in one extent of either image. */
+export interface PairPiece {
+  readonly start: GuestOffset;
+  readonly end: GuestOffset;
+  readonly extents: readonly [Extent, Extent];
+}
+
 export class ImagePair {
   readonly images: readonly [Image, Image];
   /** Of each layer's data file, by depth: the same text means the same file. */
   readonly #identities: readonly (readonly string[])[];
   readonly #cursors: readonly [ExtentCursor, ExtentCursor];
+  readonly #nowOne = new ReusedBytes();
+  readonly #nowOther = new ReusedBytes();
   readonly #buffers = new BufferPool(CHUNK_BYTES);
 
   private constructor(images: readonly [Image, Image], identities: readonly (readonly string[])[]) {
@@ -72,6 +87,58 @@ export class ImagePair {
   haveOneFile([one, other]: readonly [Extent, Extent]): boolean {
     const file = this.#identities[0]?.[one.depth];
     return file !== undefined && file === this.#identities[1]?.[other.depth];
+  }
+
+  /** Whether all of it is in memory, and equal: told without a promise. */
+  areEqualNow(pieces: readonly PairPiece[]): boolean {
+    return this.#stored(pieces)?.every((piece) => this.#isEqualNow(piece)) ?? false;
+  }
+
+  /** Whether all of it is equal, as another thread finds it; undefined where none has room. A no may mean anything else. */
+  areEqualElsewhere(pieces: readonly PairPiece[]): Promise<boolean> | undefined {
+    const stored = this.#stored(pieces);
+    return stored && stored[0]?.files[0].areEqualElsewhere?.(stored);
+  }
+
+  #isEqualNow({ files: [one, other], offsets, lengthBytes }: RangePair): boolean {
+    for (let at = 0; at < lengthBytes; at += NOW_BYTES) {
+      const length = Math.min(NOW_BYTES, lengthBytes - at);
+      const first = this.#nowOne.take(length);
+      if (one.readNow?.(first, offsets[0] + at) !== length) return false;
+      const second = this.#nowOther.take(length);
+      if (other.readNow?.(second, offsets[1] + at) !== length) return false;
+      if (Buffer.compare(first, second) !== 0) return false;
+    }
+    return true;
+  }
+
+  /** Where it lies in files; undefined where that can't be told of all of it. */
+  #stored(pieces: readonly PairPiece[]): readonly RangePair[] | undefined {
+    if (pieces.length > PIECES_MAX) return undefined;
+    const stored: RangePair[] = [];
+    for (const { start, end, extents } of pieces) {
+      const one = this.#placeOf(0, extents[0], start);
+      const other = one && this.#placeOf(1, extents[1], start);
+      if (!one || !other) return undefined;
+      stored.push({
+        files: [one.file, other.file],
+        offsets: [one.offset, other.offset],
+        lengthBytes: end - start,
+      });
+    }
+    return stored;
+  }
+
+  #placeOf(
+    which: Which,
+    { kind, hostOffset, depth, start }: Extent,
+    at: GuestOffset,
+  ): { readonly file: RangePair["files"][0]; readonly offset: number } | undefined {
+    const image = this.images[which];
+    const file = image.layers[depth]?.dataFile;
+    // An image that can't be read by its extents may show other bytes than its file has.
+    if (kind !== "data" || hostOffset === undefined || !file || !image.readExtent) return undefined;
+    return { file, offset: hostOffset + (at - start) };
   }
 
   /** Reads both images, by `read`, and lends what it has read to the work. */

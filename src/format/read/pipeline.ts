@@ -3,9 +3,13 @@
 //
 // Invariant: finish returns, or throws, only when no job is under way any more. Callers close files then.
 
+/** Those that need no room among them. */
+const JOBS_MAX = 128;
+
 export class Pipeline<T> {
   readonly #atOnce: number;
   readonly #jobs: Job<T>[] = [];
+  #inRoom = 0;
   #settled: Outcome<T> | undefined;
 
   constructor(atOnce: number) {
@@ -19,11 +23,20 @@ export class Pipeline<T> {
 
   /**
    * Starts the job, when there is room for it. onDone is called when it, and all before it, ended without a
-   * result.
+   * result. One that takes no memory here needs no room.
    */
-  async add(job: () => Promise<T | undefined>, onDone?: () => void): Promise<void> {
-    while (this.#jobs.length >= this.#atOnce) await this.#takeFirst();
-    if (!this.isSettled) this.#jobs.push({ outcome: outcomeOf(job), onDone });
+  async add(job: () => Promise<T | undefined>, onDone?: () => void, needsRoom = true): Promise<void> {
+    while (this.#mustTake(needsRoom)) await this.#takeFirst();
+    if (this.isSettled) return;
+    const added: Job<T> = { outcome: outcomeOf(job), onDone, needsRoom, hasEnded: false };
+    void noteEnd(added);
+    if (needsRoom) this.#inRoom += 1;
+    this.#jobs.push(added);
+  }
+
+  #mustTake(needsRoom: boolean): boolean {
+    if (needsRoom && this.#inRoom >= this.#atOnce) return true;
+    return this.#jobs[0]?.hasEnded === true || this.#jobs.length >= JOBS_MAX;
   }
 
   /** Waits until no job is under way. More may be added. */
@@ -41,6 +54,7 @@ export class Pipeline<T> {
 
   async #takeFirst(): Promise<void> {
     const job = this.#jobs.shift();
+    if (job?.needsRoom) this.#inRoom -= 1;
     const outcome = await job?.outcome;
     if (outcome === undefined || this.#settled !== undefined) return;
     if ("error" in outcome || outcome.value !== undefined) this.#settled = outcome;
@@ -51,9 +65,16 @@ export class Pipeline<T> {
 interface Job<T> {
   readonly outcome: Promise<Outcome<T>>;
   readonly onDone: (() => void) | undefined;
+  readonly needsRoom: boolean;
+  hasEnded: boolean;
 }
 
 type Outcome<T> = { readonly value: T | undefined } | { readonly error: unknown };
+
+async function noteEnd<T>(job: Job<T>): Promise<void> {
+  await job.outcome;
+  job.hasEnded = true;
+}
 
 async function outcomeOf<T>(job: () => Promise<T | undefined>): Promise<Outcome<T>> {
   try {

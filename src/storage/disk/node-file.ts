@@ -3,7 +3,7 @@
 // Invariants
 // - Up to 64 KiB are read and written on the main thread, where a call takes microseconds and the order of
 //   calls is the order in the program; more goes through Node's thread pool, as every flush does, but for what
-//   can be read without waiting while the pool is busy. Large writes follow each other (write-queue.ts).
+//   can be read without waiting while the pool is busy, or by who compares. Large writes follow each other (write-queue.ts).
 // - A descriptor is closed only when no call on the thread pool uses it any more: its number may be
 //   somebody else's a moment later.
 // - A flush that failed has lost its writes, whatever a second one says: every further flush of this file fails.
@@ -13,12 +13,14 @@ import { closeSync, fchmodSync, fchownSync, fstatSync, ftruncateSync, readSync, 
 import { ImgtxError } from "../../errors/index.ts";
 import { BlockReserver } from "./block-reserver.ts";
 import { CANT } from "./cant.ts";
+import type { RangePair } from "../comparable-file.ts";
+import { comparingThread } from "./comparing-thread.ts";
 import { copyBetween, copyThroughMemory } from "./copy-range.ts";
 import { FileLease } from "../locks/file-lease.ts";
 import { describeStat } from "./file-stat.ts";
 import { aroundStat, type NativeAccess } from "./native-access.ts";
 import { UNKNOWN_PLACE } from "../native/place-calls.ts";
-import { CALL_BYTES_MAX, fsyncInPool, isPoolBusy, readInPool } from "./pool-calls.ts";
+import { CALL_BYTES_MAX, CallsUnderWay, fsyncInPool, isPoolBusy, readInPool } from "./pool-calls.ts";
 import type {
   AttributeName,
   ByteRange,
@@ -40,7 +42,7 @@ const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
 export class NodeFile implements StorageFile {
   readonly path: string;
   readonly #native: NativeAccess;
-  readonly #inPool = new Set<Promise<unknown>>();
+  readonly #inPool = new CallsUnderWay();
   readonly #writes: WriteQueue;
   readonly #lease = new FileLease();
   #descriptor: number | undefined;
@@ -77,15 +79,25 @@ export class NodeFile implements StorageFile {
       length <= SYNC_BYTES_MAX
         ? readSync(this.open(), target, start, length, position)
         : this.#readCached(target, start, length, position) ||
-          this.#pooled(readInPool(this.open(), target.subarray(start, start + length), position)),
+          this.#inPool.keep(readInPool(this.open(), target.subarray(start, start + length), position)),
     );
   }
 
   /** While the pool is at work for every core, what is in memory is read here: waiting would take longer. */
   #readCached(target: Uint8Array, start: number, length: number, position: number): number {
-    if (!isPoolBusy()) return 0;
-    const part = target.subarray(start, start + length);
-    return this.#native.optional()?.readCached(this.open(), part, position) ?? 0;
+    return isPoolBusy() ? this.readNow(target.subarray(start, start + length), position) : 0;
+  }
+
+  readNow(target: Uint8Array, offset: number): number {
+    return this.#native.optional()?.readCached(this.open(), target, offset) ?? 0;
+  }
+
+  areEqualElsewhere(ranges: readonly RangePair[]): Promise<boolean> | undefined {
+    const files = new Set(ranges.flatMap(({ files: pair }) => pair));
+    const own = [...files].filter((file) => #inPool in file);
+    const answer = own.length === files.size ? comparingThread.areEqual(ranges) : undefined;
+    if (answer) for (const file of own) void file.#inPool.keep(answer);
+    return answer;
   }
 
   beginRead(range: ByteRange): void {
@@ -102,7 +114,7 @@ export class NodeFile implements StorageFile {
 
   async write(source: Uint8Array, offset: number): Promise<void> {
     if (source.length > SYNC_BYTES_MAX) {
-      await this.#pooled(this.#writes.write(this.open(), source, offset));
+      await this.#inPool.keep(this.#writes.write(this.open(), source, offset));
       return;
     }
     const written = await this.#transfer("write to", source, offset, (start, length, position) =>
@@ -149,7 +161,7 @@ export class NodeFile implements StorageFile {
     const descriptor = this.open();
     try {
       if (this.#failedFlush !== undefined) throw this.#failedFlush;
-      await this.#pooled(fsyncInPool(descriptor));
+      await this.#inPool.keep(fsyncInPool(descriptor));
     } catch (error) {
       this.#failedFlush = error;
       throw explainError(error, "flush", this.path);
@@ -186,7 +198,7 @@ export class NodeFile implements StorageFile {
     const native = this.#native.optional();
     if (native !== undefined) {
       try {
-        await this.#pooled(native.allocate(this.open(), range));
+        await this.#inPool.keep(native.allocate(this.open(), range));
         return;
       } catch (error) {
         if (!CANT.allocate.has(errnoName(error) ?? "")) {
@@ -237,7 +249,7 @@ export class NodeFile implements StorageFile {
     if (native === undefined || !(#inPool in source)) return false;
     const call = native.clone(source.open(), this.open());
     try {
-      await Promise.all([this.#pooled(call), source.#pooled(call)]);
+      await Promise.all([this.#inPool.keep(call), source.#inPool.keep(call)]);
       return true;
     } catch (error) {
       if (CANT.clone.has(errnoName(error) ?? "")) return false;
@@ -281,7 +293,7 @@ export class NodeFile implements StorageFile {
     if (descriptor === undefined) return;
     this.#descriptor = undefined;
     this.#lease.drop();
-    await this.#idle();
+    await this.#inPool.idle();
     this.#explained("close", undefined, () => {
       closeSync(descriptor);
     });
@@ -332,7 +344,7 @@ export class NodeFile implements StorageFile {
         length,
       );
       try {
-        const [count] = await Promise.all([this.#pooled(call), source.#pooled(call)]);
+        const [count] = await Promise.all([this.#inPool.keep(call), source.#inPool.keep(call)]);
         if (count === 0) break;
         done += count;
       } catch (error) {
@@ -345,7 +357,7 @@ export class NodeFile implements StorageFile {
 
   /** Never shrinks: the size is looked at while no write on the pool can change it. */
   async #growTo(sizeBytes: number): Promise<void> {
-    await this.#idle();
+    await this.#inPool.idle();
     this.#explained("resize", undefined, () => {
       if (fstatSync(this.open()).size < sizeBytes) ftruncateSync(this.open(), sizeBytes);
     });
@@ -380,18 +392,5 @@ export class NodeFile implements StorageFile {
     } catch (error) {
       throw explainError(error, doing, this.path, offset);
     }
-  }
-
-  async #pooled<T>(call: Promise<T>): Promise<T> {
-    this.#inPool.add(call);
-    try {
-      return await call;
-    } finally {
-      this.#inPool.delete(call);
-    }
-  }
-
-  async #idle(): Promise<void> {
-    while (this.#inPool.size > 0) await Promise.allSettled(this.#inPool);
   }
 }

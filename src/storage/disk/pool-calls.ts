@@ -17,6 +17,25 @@ export function isPoolBusy(): boolean {
   return underWay >= BUSY_POOL_CALLS;
 }
 
+/** Calls that use one descriptor. */
+export class CallsUnderWay {
+  readonly #calls = new Set<Promise<unknown>>();
+
+  async keep<T>(call: Promise<T>): Promise<T> {
+    this.#calls.add(call);
+    try {
+      return await call;
+    } finally {
+      this.#calls.delete(call);
+    }
+  }
+
+  /** Waits until there is none. */
+  async idle(): Promise<void> {
+    while (this.#calls.size > 0) await Promise.allSettled(this.#calls);
+  }
+}
+
 /** Returns the bytes read. */
 export function readInPool(descriptor: number, target: Uint8Array, position: number): Promise<number> {
   return counted((done) => {
