@@ -3,8 +3,9 @@
 //
 // Invariants
 // - What is taken has no name: it is given back when the process ends, however that comes, and no crash leaves it.
-// - Where a file system has no files without names, or gives no blocks in advance, the free space is only looked at, and
-//   of what a file may be as large as, what is known without trying.
+// - Where a file system has no files without names, gives no blocks in advance, or has no inode left, which a file that is
+//   there does not need, the free space is only looked at, and of what a file may be as large as, what is known without
+//   trying.
 
 import { closeSync, constants, ftruncateSync, openSync, readFileSync, statfsSync } from "node:fs";
 import { ImgtxError } from "../../errors/index.ts";
@@ -68,12 +69,22 @@ function openNameless(folder: string, isForNew: boolean): number | undefined {
     return openSync(folder, constants.O_RDWR | O_TMPFILE, MODE);
   } catch (error) {
     const name = errnoName(error) ?? "";
+    // What is there has its inode: where all are taken, space may be left all the same.
+    if (!isForNew && hasInodesAllTaken(folder)) return undefined;
     if (FULL.has(name)) throw hasNoInode(folder, error);
     if (NO_DESCRIPTOR.has(name)) throw explainError(error, "take space in", folder);
     // What is there may be written to all the same.
     if (isForNew && FORBIDDEN.has(name)) throw explainError(error, "make a file in", folder);
     return undefined;
   }
+}
+
+/** Not where a file system makes them as it likes (Btrfs): a new one is refused there for want of space alone. */
+function hasInodesAllTaken(folder: string): boolean {
+  return quietly(() => {
+    const { files, ffree } = statfsSync(folder);
+    return files > 0 && ffree === 0;
+  }, false);
 }
 
 /** Of the kind of file system, and of this process (`ulimit -f`). */

@@ -42,9 +42,10 @@ export async function reserveForRest(
   }: { readonly allowPaths: readonly string[]; readonly logs: ReadonlyMap<string, RedoLog> },
   taken: Reservation[],
 ): Promise<void> {
+  // First: these files need the inodes that are taken as well, the images have theirs.
+  await reserveForNotes(workspace, journal, taken);
   await reserveForCopies(workspace, journal.state, allowPaths, taken);
   await reserveForRedo(workspace, journal.state, logs, taken);
-  await reserveForNotes(workspace, journal, taken);
 }
 
 async function reserveForCopies(

@@ -1,5 +1,6 @@
 // Space that is taken before anything is written: it has no name, and ends with its release.
 
+import { execFileSync } from "node:child_process";
 import { chmodSync, readdirSync, readlinkSync, statfsSync, statSync } from "node:fs";
 import { expect, test } from "vitest";
 import { makeNodeStorage, type WrittenFile } from "../../../src/storage/index.ts";
@@ -75,6 +76,30 @@ root.test("a folder where no file may be made has space for what is there, and f
   await asNobody({ path: `${folder}/a.raw`, endBytes: MIB });
   const failure = await failureOf(async () => await asNobody());
   expect(failure).toMatchObject({ code: "E_NO_PERMISSION", changed: false, image: folder });
+});
+
+const mounts = oracle("root", "mount", "umount");
+
+mounts.test("a disk without inodes has space for what is there, and for nothing new", async () => {
+  const folder = makeFolder();
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=1m,nr_inodes=1", "imgtx-test", folder]);
+  try {
+    const reserve = async (lengthBytes: number, written?: WrittenFile) => {
+      await (await makeNodeStorage().reserveSpace(folder, lengthBytes, written)).release();
+    };
+    const written = { path: `${folder}/a.raw`, endBytes: MIB };
+    await reserve(MIB / 2, written);
+    const failures = [
+      await failureOf(async () => await reserve(2 * MIB, written)),
+      await failureOf(async () => await reserve(0)),
+    ];
+    expect(failures.map(({ code, message }) => [code, message])).toEqual([
+      ["E_NO_SPACE", `fewer than ${2 * MIB} bytes are free in '${folder}'`],
+      ["E_NO_SPACE", `no further file can be made in '${folder}'`],
+    ]);
+  } finally {
+    execFileSync("umount", ["-l", folder]);
+  }
 });
 
 limits.test("what several files share may be more than one of them may be", async () => {
