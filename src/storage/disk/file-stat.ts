@@ -2,7 +2,6 @@
 
 import { type BigIntStats, statSync } from "node:fs";
 import { ImgtxError } from "../../errors/index.ts";
-import { safeNumber } from "../../units/index.ts";
 import { describeBlockDevice, placeOfDevice } from "../kernel/block-device.ts";
 import { DEVICES, isSettled, kindOfFileSystem } from "../kernel/file-system.ts";
 import { splitDeviceNumber } from "../kernel/sysfs.ts";
@@ -10,7 +9,7 @@ import type { FilePlace } from "../native/place-calls.ts";
 import type { FileStat } from "../storage.ts";
 
 /** stat counts allocated space in these, whatever the file system's blocks are. */
-const STAT_BLOCK_BYTES = 512n;
+const STAT_BLOCK_BYTES = 512;
 const PERMISSION_BITS = 0o7777;
 /** S_IFMT of <sys/stat.h>, and what it is of the kinds that have a name here. */
 const KIND_BITS = 0o170000;
@@ -42,8 +41,8 @@ export function describeStat(path: string, stats: BigIntStats, around: StatAroun
   const mode = Number(stats.mode);
   return {
     kind: KINDS[mode & KIND_BITS] ?? "other",
-    sizeBytes: exactly(path, stats.size),
-    allocatedBytes: exactly(path, stats.blocks * STAT_BLOCK_BYTES),
+    sizeBytes: exactly(path, stats.size, 1),
+    allocatedBytes: exactly(path, stats.blocks, STAT_BLOCK_BYTES),
     fileSystem,
     inode,
     names: Number(stats.nlink),
@@ -116,9 +115,11 @@ export function nameOfKind(stats: BigIntStats): string {
   return "a special file";
 }
 
-function exactly(path: string, value: bigint): number {
-  const bytes = safeNumber(value);
-  if (bytes !== undefined) return bytes;
+function exactly(path: string, count: bigint, unitBytes: number): number {
+  // What a double can't hold exactly is no smaller as one.
+  const bytes = Number(count) * unitBytes;
+  if (bytes <= Number.MAX_SAFE_INTEGER) return bytes;
+  const value = count * BigInt(unitBytes);
   throw new ImgtxError("E_UNSUPPORTED", `'${path}' has ${value} bytes; imgtx counts up to 2^53`, {
     image: path,
   });

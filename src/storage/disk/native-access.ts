@@ -14,24 +14,25 @@ export interface NativeAccess {
 }
 
 export function makeNativeAccess(load: () => SystemCalls): NativeAccess {
-  let loaded: { calls: SystemCalls } | { failure: unknown } | undefined;
-  const get = () => {
+  let calls: SystemCalls | undefined;
+  let isTried = false;
+  let failure: unknown;
+  // Each look at a file asks it, and each lock.
+  const optional = (): SystemCalls | undefined => {
+    if (isTried) return calls;
+    isTried = true;
     try {
-      loaded ??= { calls: load() };
+      calls = load();
     } catch (error) {
-      loaded = { failure: error };
+      failure = error;
     }
-    return loaded;
+    return calls;
   };
   return {
-    optional() {
-      const result = get();
-      return "calls" in result ? result.calls : undefined;
-    },
+    optional,
     required(attempt, path) {
-      const result = get();
-      if ("calls" in result) return result.calls;
-      const { failure } = result;
+      const loaded = optional();
+      if (loaded !== undefined) return loaded;
       const reason = failure instanceof Error ? failure.message.split("\n", 1)[0] : String(failure);
       throw new ImgtxError("E_UNSUPPORTED", `${attempt}: ${FOREIGN.name} could not be loaded (${reason})`, {
         image: path,

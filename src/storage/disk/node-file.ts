@@ -9,7 +9,7 @@
 // - A flush that failed has lost its writes, whatever a second one says: every further flush of this file fails.
 // - A read can be announced (beginRead): small ones are synchronous, and a cold disk would serve one at a time.
 
-import { closeSync, fchmodSync, fchownSync, fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { closeSync, fchmodSync, fchownSync, fstatSync, ftruncateSync } from "node:fs";
 import { ImgtxError } from "../../errors/index.ts";
 import { BlockReserver } from "./block-reserver.ts";
 import { CANT } from "./cant.ts";
@@ -31,12 +31,12 @@ import type {
   LockKind,
   StorageFile,
 } from "../storage.ts";
+import { readNow, SHORT_BYTES_MAX, writeNow } from "./short-transfers.ts";
 import type { SystemCalls } from "../native/system-calls.ts";
 import { doneUnless, errnoName, explainError, explainLockError } from "../system-error.ts";
-import { takesNoMore, WriteQueue } from "./write-queue.ts";
+import { WriteQueue } from "./write-queue.ts";
 import { fillHoles, writeZeros } from "./zero-ranges.ts";
 
-const SYNC_BYTES_MAX = 64 * 1024;
 const KERNEL_COPY_BYTES = 16 * 1024 * 1024;
 
 export class NodeFile implements StorageFile {
@@ -60,32 +60,47 @@ export class NodeFile implements StorageFile {
   }
 
   async stat(): Promise<FileStat> {
-    return this.#explained("stat", undefined, () => {
-      const { findPlace, ...around } = aroundStat(this.open(), this.#native);
-      // Where an open file lies does not change.
-      const findOnce: typeof findPlace = (device, inode) => {
-        if (this.#place === UNKNOWN_PLACE) this.#place = findPlace(device, inode);
-        return this.#place;
-      };
-      return describeStat(this.path, fstatSync(this.open(), { bigint: true }), {
-        ...around,
-        findPlace: findOnce,
+    try {
+      const descriptor = this.open();
+      const { nowMs, findPlace, bootId } = aroundStat(descriptor, this.#native);
+      return describeStat(this.path, fstatSync(descriptor, { bigint: true }), {
+        nowMs,
+        // Where an open file lies does not change.
+        findPlace: (device, inode) => {
+          if (this.#place === UNKNOWN_PLACE) this.#place = findPlace(device, inode);
+          return this.#place;
+        },
+        bootId,
       });
-    });
+    } catch (error) {
+      throw explainError(error, "stat", this.path);
+    }
   }
 
   async read(target: Uint8Array, offset: number): Promise<number> {
-    return this.#transfer("read from", target, offset, (start, length, position) =>
-      length <= SYNC_BYTES_MAX
-        ? readSync(this.open(), target, start, length, position)
-        : this.#readCached(target, start, length, position) ||
-          this.#inPool.keep(readInPool(this.open(), target.subarray(start, start + length), position)),
-    );
+    let done = 0;
+    while (target.length - done > SHORT_BYTES_MAX) {
+      const count = await this.#readLarge(target.subarray(done, done + CALL_BYTES_MAX), offset + done);
+      if (count === 0) return done;
+      done += count;
+    }
+    const rest = done === 0 ? target : target.subarray(done);
+    return done + readNow(this.path, this.open(), rest, offset + done);
+  }
+
+  async #readLarge(target: Uint8Array, offset: number): Promise<number> {
+    try {
+      return (
+        this.#readCached(target, offset) || (await this.#inPool.keep(readInPool(this.open(), target, offset)))
+      );
+    } catch (error) {
+      throw explainError(error, "read from", this.path, offset);
+    }
   }
 
   /** While the pool is at work for every core, what is in memory is read here: waiting would take longer. */
-  #readCached(target: Uint8Array, start: number, length: number, position: number): number {
-    return isPoolBusy() ? this.readNow(target.subarray(start, start + length), position) : 0;
+  #readCached(target: Uint8Array, offset: number): number {
+    return isPoolBusy() ? this.readNow(target, offset) : 0;
   }
 
   readNow(target: Uint8Array, offset: number): number {
@@ -113,14 +128,11 @@ export class NodeFile implements StorageFile {
   }
 
   async write(source: Uint8Array, offset: number): Promise<void> {
-    if (source.length > SYNC_BYTES_MAX) {
+    if (source.length > SHORT_BYTES_MAX) {
       await this.#inPool.keep(this.#writes.write(this.open(), source, offset));
       return;
     }
-    const written = await this.#transfer("write to", source, offset, (start, length, position) =>
-      writeSync(this.open(), source, start, length, position),
-    );
-    if (written < source.length) throw takesNoMore(this.path, offset + written);
+    writeNow(this.path, this.open(), source, offset);
   }
 
   async truncate(sizeBytes: number): Promise<void> {
@@ -169,19 +181,23 @@ export class NodeFile implements StorageFile {
   }
 
   async seekData(offset: number): Promise<number | undefined> {
-    const native = this.#native.optional();
-    return this.#explained("seek in", offset, () => {
-      if (native !== undefined) return native.seek(this.open(), offset, "data");
-      return offset < fstatSync(this.open()).size ? offset : undefined;
-    });
+    return this.#seek(offset, "data");
   }
 
   async seekHole(offset: number): Promise<number> {
-    const native = this.#native.optional();
-    return this.#explained("seek in", offset, () => {
-      if (native !== undefined) return native.seek(this.open(), offset, "hole") ?? offset;
-      return Math.max(offset, fstatSync(this.open()).size);
-    });
+    return this.#seek(offset, "hole") ?? offset;
+  }
+
+  #seek(offset: number, target: "data" | "hole"): number | undefined {
+    try {
+      const native = this.#native.optional();
+      if (native !== undefined) return native.seek(this.open(), offset, target);
+      const { size } = fstatSync(this.open());
+      if (target === "hole") return Math.max(offset, size);
+      return offset < size ? offset : undefined;
+    } catch (error) {
+      throw explainError(error, "seek in", this.path, offset);
+    }
   }
 
   async punchHole(range: ByteRange): Promise<void> {
@@ -258,19 +274,29 @@ export class NodeFile implements StorageFile {
   }
 
   lock(range: ByteRange, kind: LockKind): boolean {
-    return this.#locking(range, (native, descriptor) => native.lock(descriptor, range, kind));
+    try {
+      return this.#lockCalls().lock(this.open(), range, kind);
+    } catch (error) {
+      throw explainLockError(error, this.path, range.start);
+    }
   }
 
   unlock(range: ByteRange): void {
     // Closing has dropped the lock already.
     if (this.#descriptor === undefined) return;
-    this.#locking(range, (native, descriptor) => {
-      native.unlock(descriptor, range);
-    });
+    try {
+      this.#lockCalls().unlock(this.#descriptor, range);
+    } catch (error) {
+      throw explainLockError(error, this.path, range.start);
+    }
   }
 
   wouldConflict(range: ByteRange, kind: LockKind): boolean {
-    return this.#locking(range, (native, descriptor) => native.wouldConflict(descriptor, range, kind));
+    try {
+      return this.#lockCalls().wouldConflict(this.open(), range, kind);
+    } catch (error) {
+      throw explainLockError(error, this.path, range.start);
+    }
   }
 
   takeLease(beside?: LeaseBeside): LeaseAnswer {
@@ -294,34 +320,16 @@ export class NodeFile implements StorageFile {
     this.#descriptor = undefined;
     this.#lease.drop();
     await this.#inPool.idle();
-    this.#explained("close", undefined, () => {
+    try {
       closeSync(descriptor);
-    });
+    } catch (error) {
+      throw explainError(error, "close", this.path);
+    }
   }
 
   open(): number {
     if (this.#descriptor !== undefined) return this.#descriptor;
     throw new ImgtxError("E_INTERNAL", `'${this.path}' was used after it was closed`, { image: this.path });
-  }
-
-  /** Repeats a call until all bytes of the buffer are transferred or a call transfers none. */
-  async #transfer(
-    doing: string,
-    buffer: Uint8Array,
-    offset: number,
-    call: (start: number, length: number, position: number) => number | Promise<number>,
-  ): Promise<number> {
-    let done = 0;
-    while (done < buffer.length) {
-      try {
-        const count = await call(done, Math.min(buffer.length - done, CALL_BYTES_MAX), offset + done);
-        if (count === 0) break;
-        done += count;
-      } catch (error) {
-        throw explainError(error, doing, this.path, offset + done);
-      }
-    }
-    return done;
   }
 
   /** Copies what the kernel is able to copy. Returns the bytes copied. */
@@ -363,13 +371,8 @@ export class NodeFile implements StorageFile {
     });
   }
 
-  #locking<T>(range: ByteRange, call: (native: SystemCalls, descriptor: number) => T): T {
-    const native = this.#native.required(`Could not lock '${this.path}'`, this.path);
-    try {
-      return call(native, this.open());
-    } catch (error) {
-      throw explainLockError(error, this.path, range.start);
-    }
+  #lockCalls(): SystemCalls {
+    return this.#native.optional() ?? this.#native.required(`Could not lock '${this.path}'`, this.path);
   }
 
   #unlessItCant(

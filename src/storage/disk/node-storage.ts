@@ -89,8 +89,7 @@ export function makeNodeStorage(parts: NodeStorageParts = {}): Storage {
       await openExisting(path, access, options, { native, keeps: parts.keepsInodes ?? keepsInodes }),
     createFile: async (path, mode) => createFile(path, mode, native),
     stat: async (path) => statListed(path, native),
-    statLink: async (path) =>
-      statOf({ path, follow: false }, native, () => lstatSync(path, { bigint: true, throwIfNoEntry: false })),
+    statLink: async (path) => statOf({ path, follow: false }, native),
     readAttribute: async (path, name) =>
       explained(`read '${name}' of`, path, () => native.optional()?.getAttribute(path, name)),
     setAttribute: async (path, name, value) => setAttribute(path, native.optional(), name, value),
@@ -205,32 +204,26 @@ function createFile(path: string, mode: number, native: NativeAccess): StorageFi
   return new NodeFile(path, descriptor, native);
 }
 
-function statOf(
-  place: Exclude<PlaceToAsk, number>,
-  native: NativeAccess,
-  call: () => BigIntStats | undefined,
-): FileStat | undefined {
-  const { path } = place;
+function statOf(place: Exclude<PlaceToAsk, number>, native: NativeAccess): FileStat | undefined {
+  const { path, follow } = place;
   try {
     const around = aroundStat(place, native);
-    const stats = call();
+    const stats = (follow ? statSync : lstatSync)(path, { bigint: true, throwIfNoEntry: false });
     return stats === undefined ? undefined : describeStat(path, stats, around);
   } catch (error) {
     // Nothing is there where the way leads through a file, or in a circle. (A missing entry Node tells without an
     // error.)
     const name = errnoName(error);
-    if (name === "ENOTDIR" || (name === "ELOOP" && !place.follow)) return undefined;
+    if (name === "ENOTDIR" || (name === "ELOOP" && !follow)) return undefined;
     throw explainError(error, "stat", path);
   }
 }
 
 /** A file has one identity, in whatever letters it is named. */
 function statListed(path: string, native: NativeAccess): FileStat | undefined {
-  const look = (at: string): FileStat | undefined =>
-    statOf({ path: at, follow: true }, native, () => statSync(at, { bigint: true, throwIfNoEntry: false }));
-  const stat = look(path);
+  const stat = statOf({ path, follow: true }, native);
   const listed = stat === undefined ? path : pathAsListed(path, stat.fileSystem);
-  return listed === path ? stat : look(listed);
+  return listed === path ? stat : statOf({ path: listed, follow: true }, native);
 }
 
 function setAttribute(

@@ -168,11 +168,13 @@ function pathOf({ path, file }: ImageLockRequest): string {
 }
 
 function byFileSystemAndInode({ stat: a }: LockedImage, { stat: b }: LockedImage): number {
-  return compare(BigInt(a.fileSystem), BigInt(b.fileSystem)) || compare(BigInt(a.inode), BigInt(b.inode));
+  return compare(a.fileSystem, b.fileSystem) || compare(a.inode, b.inode);
 }
 
-function compare(a: bigint, b: bigint): number {
+/** Two numbers in decimal, as stat has them, without a bigint of each for each comparison. */
+function compare(a: string, b: string): number {
   if (a === b) return 0;
+  if (a.length !== b.length) return a.length - b.length;
   return a < b ? -1 : 1;
 }
 

@@ -15,11 +15,8 @@ export function getAttribute(
 ): Uint8Array | undefined {
   for (const sizeBytes of [256, ATTRIBUTE_BYTES_MAX]) {
     const value = new Uint8Array(sizeBytes);
-    const result = attempt(native, () =>
-      typeof file === "number"
-        ? native.fgetxattr(file, name, value, sizeBytes)
-        : native.getxattr(file, name, value, sizeBytes),
-    );
+    const call = typeof file === "number" ? native.fgetxattr : native.getxattr;
+    const result = attempt(native, call, file, name, value, sizeBytes);
     if (result >= 0) return value.subarray(0, result);
     if (NO_ATTRIBUTE.has(-result)) return undefined;
     if (-result !== ERRNO.ERANGE || sizeBytes === ATTRIBUTE_BYTES_MAX)
@@ -36,14 +33,14 @@ export function setAttribute(
   value: Uint8Array | undefined,
 ): void {
   if (value) {
-    check(native, "fsetxattr", () => native.fsetxattr(descriptor, name, value, value.length, 0));
+    check(native, "fsetxattr", native.fsetxattr, descriptor, name, value, value.length, 0);
     return;
   }
-  const result = attempt(native, () => native.fremovexattr(descriptor, name));
+  const result = attempt(native, native.fremovexattr, descriptor, name);
   if (result < 0 && !NO_ATTRIBUTE.has(-result)) throw new SystemCallError("fremovexattr", -result);
 }
 
 /** Of whatever the path leads to. */
 export function setAttributeAt(native: NativeFunctions, path: string, name: string, value: Uint8Array): void {
-  check(native, "setxattr", () => native.setxattr(path, name, value, value.length, 0));
+  check(native, "setxattr", native.setxattr, path, name, value, value.length, 0);
 }

@@ -4,7 +4,7 @@
 // refused with the way to mend it; nothing that needs a lock goes on without.
 
 import { loadForeign } from "./foreign.ts";
-import type { NativeFunction, NativeResult, NativeValue } from "./foreign-library.ts";
+import type { NativeFunction, NativeValue } from "./foreign-library.ts";
 import { bindCall } from "./numbered-calls.ts";
 import { nameErrno } from "../system-error.ts";
 
@@ -94,9 +94,9 @@ export function bindNative(): NativeFunctions {
 }
 
 /** What it returns; a failure's errno, negative, as the kernel itself has it. No error is made: that costs more than the call. */
-export function attempt(native: NativeFunctions, call: () => NativeResult): number {
+export function attempt(native: NativeFunctions, call: NativeFunction, ...values: NativeValue[]): number {
   for (;;) {
-    const result = Number(call());
+    const result = Number(call(...values));
     if (result !== -1) return result;
     const errno = native.errno();
     if (errno !== ERRNO.EINTR) return -errno;
@@ -104,8 +104,13 @@ export function attempt(native: NativeFunctions, call: () => NativeResult): numb
 }
 
 /** The same of a call whose result is never below 0, where any failure is an error. */
-export function check(native: NativeFunctions, name: string, call: () => NativeResult): number {
-  const result = attempt(native, call);
+export function check(
+  native: NativeFunctions,
+  name: string,
+  call: NativeFunction,
+  ...values: NativeValue[]
+): number {
+  const result = attempt(native, call, ...values);
   if (result < 0) throw new SystemCallError(name, -result);
   return result;
 }
@@ -126,5 +131,5 @@ export async function callInThread(
       else reject(error);
     });
   });
-  return result === -1 ? check(native, name, () => bound(...values)) : result;
+  return result === -1 ? check(native, name, bound, ...values) : result;
 }

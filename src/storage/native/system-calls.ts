@@ -142,7 +142,7 @@ export function loadSystemCalls(): SystemCalls {
     },
     wouldConflict: (descriptor, range, kind) => queryLock(native, descriptor, range, kind),
     control: (descriptor, command, argument) =>
-      check(native, "fcntl", () => native.fcntlWith(descriptor, command, argument)),
+      check(native, "fcntl", native.fcntlWith, descriptor, command, argument),
     seek: (descriptor, offset, target) => seek(native, descriptor, offset, target),
     copyFileRange: (source, sourceOffset, target, targetOffset, lengthBytes) =>
       callInThread(
@@ -204,7 +204,7 @@ function makeCachedReader(native: NativeFunctions): SystemCalls["readCached"] {
 
 /** One for all calls: they run one after the other, and each fills it anew. */
 const FLOCK = new Uint8Array(FLOCK_BYTES);
-const FLOCK_VIEW = new DataView(FLOCK.buffer);
+const FLOCK_WORDS = new Uint32Array(FLOCK.buffer);
 
 const allocate = async (
   native: NativeFunctions,
@@ -217,15 +217,15 @@ const allocate = async (
 
 function clear(native: NativeFunctions, mode: number, descriptor: number, range: ByteRange): void {
   const keeping = mode | FALLOC_FL_KEEP_SIZE;
-  check(native, "fallocate", () => native.fallocate(descriptor, keeping, range.start, range.lengthBytes));
+  check(native, "fallocate", native.fallocate, descriptor, keeping, range.start, range.lengthBytes);
 }
 
 function disableCopyOnWrite(native: NativeFunctions, descriptor: number): void {
   const flags = new Uint8Array(8);
   const view = new DataView(flags.buffer);
-  check(native, "ioctl FS_IOC_GETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_GETFLAGS, flags));
+  check(native, "ioctl FS_IOC_GETFLAGS", native.ioctlWith, descriptor, FS_IOC_GETFLAGS, flags);
   view.setUint32(0, (view.getUint32(0, true) | FS_NOCOW_FL) >>> 0, true);
-  check(native, "ioctl FS_IOC_SETFLAGS", () => native.ioctlWith(descriptor, FS_IOC_SETFLAGS, flags));
+  check(native, "ioctl FS_IOC_SETFLAGS", native.ioctlWith, descriptor, FS_IOC_SETFLAGS, flags);
 }
 
 function setExtentSizeHint(native: NativeFunctions, descriptor: number, sizeBytes: number): void {
@@ -233,33 +233,37 @@ function setExtentSizeHint(native: NativeFunctions, descriptor: number, sizeByte
   const attributes = new Uint8Array(view.buffer);
   view.setUint32(0, (view.getUint32(0, true) | FS_XFLAG_EXTSIZE) >>> 0, true);
   view.setUint32(4, sizeBytes, true);
-  check(native, "ioctl FS_IOC_FSSETXATTR", () => native.ioctlWith(descriptor, FS_IOC_FSSETXATTR, attributes));
+  check(native, "ioctl FS_IOC_FSSETXATTR", native.ioctlWith, descriptor, FS_IOC_FSSETXATTR, attributes);
 }
 
 function renameWithoutReplacing(native: NativeFunctions, source: string, target: string): void {
-  check(native, "renameat2", () => native.renameat2(AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE));
+  check(native, "renameat2", native.renameat2, AT_FDCWD, source, AT_FDCWD, target, RENAME_NOREPLACE);
 }
 
 /** A struct fsxattr. */
 function readAttributes(native: NativeFunctions, descriptor: number): DataView {
   const attributes = new Uint8Array(FSXATTR_BYTES);
-  check(native, "ioctl FS_IOC_FSGETXATTR", () => native.ioctlWith(descriptor, FS_IOC_FSGETXATTR, attributes));
+  check(native, "ioctl FS_IOC_FSGETXATTR", native.ioctlWith, descriptor, FS_IOC_FSGETXATTR, attributes);
   return new DataView(attributes.buffer);
 }
 
 function encodeLock(type: number, range: ByteRange): Uint8Array {
   // A length of 0 would mean "up to the end, wherever that is": never what a caller here wants.
   if (range.lengthBytes <= 0) throw new RangeError(`not a range to lock: ${range.lengthBytes} bytes`);
-  FLOCK.fill(0);
-  FLOCK_VIEW.setInt16(0, type, true);
-  setInt64(8, range.start);
-  setInt64(16, range.lengthBytes);
+  FLOCK_WORDS[0] = type;
+  // In two halves each, cut off by the array: a bigint would take longer than the call.
+  FLOCK_WORDS[2] = range.start;
+  FLOCK_WORDS[3] = range.start / 2 ** 32;
+  FLOCK_WORDS[4] = range.lengthBytes;
+  FLOCK_WORDS[5] = range.lengthBytes / 2 ** 32;
+  // A question's answer has the holder there.
+  FLOCK_WORDS[6] = 0;
   return FLOCK;
 }
 
 function setModified(native: NativeFunctions, descriptor: number, modifiedNs: bigint): boolean {
   return doneUnless(ONLY_OWNER, () => {
-    check(native, "futimens", () => native.futimens(descriptor, encodeModified(modifiedNs)));
+    check(native, "futimens", native.futimens, descriptor, encodeModified(modifiedNs));
     return true;
   });
 }
@@ -270,14 +274,8 @@ function encodeModified(modifiedNs: bigint): BigInt64Array {
   return BigInt64Array.of(0n, UTIME_OMIT, (modifiedNs - nanoseconds) / NS_PER_SECOND, nanoseconds);
 }
 
-/** In two halves: a bigint would take longer than the call. */
-function setInt64(at: number, value: number): void {
-  FLOCK_VIEW.setUint32(at, value % 2 ** 32, true);
-  FLOCK_VIEW.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
-}
-
 function setLock(native: NativeFunctions, descriptor: number, lock: Uint8Array): boolean {
-  const result = attempt(native, () => native.fcntl(descriptor, F_OFD_SETLK, lock));
+  const result = attempt(native, native.fcntl, descriptor, F_OFD_SETLK, lock);
   if (result >= 0) return true;
   if (HELD_BY_OTHERS.has(-result)) return false;
   throw new SystemCallError("fcntl F_OFD_SETLK", -result);
@@ -285,8 +283,8 @@ function setLock(native: NativeFunctions, descriptor: number, lock: Uint8Array):
 
 function queryLock(native: NativeFunctions, descriptor: number, range: ByteRange, kind: LockKind): boolean {
   const lock = encodeLock(kind === "shared" ? F_RDLCK : F_WRLCK, range);
-  check(native, "fcntl F_OFD_GETLK", () => native.fcntl(descriptor, F_OFD_GETLK, lock));
-  return FLOCK_VIEW.getInt16(0, true) !== F_UNLCK;
+  check(native, "fcntl F_OFD_GETLK", native.fcntl, descriptor, F_OFD_GETLK, lock);
+  return FLOCK[0] !== F_UNLCK;
 }
 
 function seek(
@@ -295,9 +293,7 @@ function seek(
   offset: number,
   target: "data" | "hole",
 ): number | undefined {
-  const result = attempt(native, () =>
-    native.lseek(descriptor, offset, target === "data" ? SEEK_DATA : SEEK_HOLE),
-  );
+  const result = attempt(native, native.lseek, descriptor, offset, target === "data" ? SEEK_DATA : SEEK_HOLE);
   if (result >= 0) return result;
   if (-result === ERRNO.ENXIO) return undefined;
   throw new SystemCallError("lseek", -result);
