@@ -95,6 +95,31 @@ function zoneFile(secondsAhead: number, rule: string): Buffer {
   return Buffer.concat([block, block, Buffer.from(`\n${rule}\n`)]);
 }
 
+test("loads nothing of the runtime's that takes long, such as all of node:crypto, to read or to make a snapshot", () => {
+  const folder = makeFolder();
+  const program = PROGRAM.replaceAll("'", "");
+  const { stderr } = runShell(
+    `${program} img create -q -f qcow2 a.qcow2 1M && ${program} device add -q vda a.qcow2
+    export BUN_JSC_verboseOSR=1
+    ${program} device list && ${program} snapshot vda`,
+    folder,
+  );
+  const loaded = new Set(
+    Array.from(stderr.matchAll(/^Installing ((?:node|internal):[\w/]+)/gm), ([, name]) => name),
+  );
+  expect(loaded).toEqual(
+    new Set([
+      "internal:abort_listener",
+      "internal:fs/binding",
+      "internal:shared",
+      "internal:validators",
+      "node:events",
+      "node:fs",
+      "node:path",
+    ]),
+  );
+});
+
 test("flushes the images of a group in more threads than two, where nobody has said how many, and tells no program of it", () => {
   const folder = makeFolder();
   const disks = Array.from({ length: 12 }, (_, index) => `d${index}`);

@@ -2,17 +2,22 @@
 // node:crypto takes 2 ms, a tenth of what a small command takes.
 
 declare const Bun: {
-  readonly CryptoHasher: new (
-    name: string,
-  ) => {
-    update(bytes: string | Uint8Array): unknown;
-    digest(): Buffer;
-    digest(encoding: "hex"): string;
+  readonly CryptoHasher: {
+    new (
+      name: string,
+    ): {
+      update(bytes: string | Uint8Array): unknown;
+      digest(): Buffer;
+      digest(encoding: "hex"): string;
+    };
+    hash(name: string, bytes: string | Uint8Array, encoding: "hex"): string;
   };
 };
 
-/** Quicker than the above for the many small digests of a redo log. */
-export { hash } from "node:crypto";
+/** A seventh of the time of a hash that is made first, for the many small digests of a redo log. */
+export function hash(name: string, bytes: string | Uint8Array, encoding: "hex"): string {
+  return Bun.CryptoHasher.hash(name, bytes, encoding);
+}
 
 export function createHash(name: string): InstanceType<typeof Bun.CryptoHasher> {
   return new Bun.CryptoHasher(name);
