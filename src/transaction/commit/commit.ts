@@ -138,7 +138,7 @@ async function checkThen<T>(
   waiting: LockWaiting,
   then: (commit: Commit, move: Move) => Promise<() => Promise<T>>,
 ): Promise<T> {
-  const { workspace, journal, inHand } = commit;
+  const { workspace, journal, inHand, isRehearsal = false } = commit;
   const images = await openWatched(workspace, journal.state, inHand);
   const space: Reservation[] = [];
   const logs = new Map<string, RedoLog>();
@@ -161,7 +161,7 @@ async function checkThen<T>(
     const { allowPaths } = await readTable(workspace);
     await openRedo(workspace, journal.state, logs);
     await assertDevicesAsRead(workspace, journal.state);
-    await reserveForRest(workspace, journal, { allowPaths, logs }, space);
+    await reserveForRest(workspace, journal, { allowPaths, logs, isRehearsal }, space);
     const done = await waitForLeases(
       workspace.storage.host,
       waiting,

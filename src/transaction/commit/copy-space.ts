@@ -29,6 +29,12 @@ import {
   type TransactionState,
 } from "../journal/index.ts";
 
+interface HowToReserve {
+  readonly allowPaths: readonly string[];
+  readonly logs: ReadonlyMap<string, RedoLog>;
+  readonly isRehearsal: boolean;
+}
+
 /**
  * Takes all of it: a full disk is found while there is a way back. The caller gives it back right before the copies
  * begin, and also where this fails.
@@ -36,33 +42,30 @@ import {
 export async function reserveForRest(
   workspace: Workspace,
   journal: Journal,
-  {
-    allowPaths,
-    logs,
-  }: { readonly allowPaths: readonly string[]; readonly logs: ReadonlyMap<string, RedoLog> },
+  how: HowToReserve,
   taken: Reservation[],
 ): Promise<void> {
   // First: these files need the inodes that are taken as well, the images have theirs.
   await reserveForNotes(workspace, journal, taken);
-  await reserveForCopies(workspace, journal.state, allowPaths, taken);
-  await reserveForRedo(workspace, journal.state, logs, taken);
+  await reserveForCopies(workspace, journal.state, how, taken);
+  await reserveForRedo(workspace, journal.state, how, taken);
 }
 
 async function reserveForCopies(
   workspace: Workspace,
   state: TransactionState,
-  allowPaths: readonly string[],
+  { allowPaths, isRehearsal }: HowToReserve,
   taken: Reservation[],
 ): Promise<void> {
   const { storage } = workspace;
-  const room = new Room(storage, state);
+  const room = new Room(storage, state, isRehearsal);
   for (const copy of copiesOf(state)) {
     const plan = state.statements[copy.statement]?.plan;
     const gate = plannedGate(workspace, state, { plan, allowPaths });
     // What is filled was measured when it was planned, and a volume is its own.
     if (copy.kind === "fill") continue;
     if (!(await storage.statLink(copy.from))) throw hasGone(copy);
-    await assertWritable(storage, copy.into);
+    await assertWritable(storage, copy.into, { isRehearsal });
     const copiedBytes = isUp(copy)
       ? await reserveForCopyUp(storage, state, copy, { gate, taken, room })
       : await reserveForMerge(storage, state, copy, { gate, taken, room });
@@ -129,12 +132,14 @@ interface ReserveIn {
 class Room {
   readonly #storage: Storage;
   readonly #state: TransactionState;
+  readonly #isRehearsal: boolean;
   /** Bytes of each volume that earlier copies take. */
   readonly #taken = new Map<string, number>();
 
-  constructor(storage: Storage, state: TransactionState) {
+  constructor(storage: Storage, state: TransactionState, isRehearsal: boolean) {
     this.#storage = storage;
     this.#state = state;
+    this.#isRehearsal = isRehearsal;
   }
 
   async isVolume(file: string): Promise<boolean> {
@@ -145,7 +150,7 @@ class Room {
   async reserve({ folder, file, ...space }: SpaceToCopy, grownBytes = 0): Promise<Reservation> {
     const { lengthBytes } = space;
     const isDataFile = copiesOf(this.#state).every(({ into }) => into !== file);
-    if (isDataFile) await assertWritable(this.#storage, file);
+    if (isDataFile) await assertWritable(this.#storage, file, { isRehearsal: this.#isRehearsal });
     if (!(await this.isVolume(file))) {
       const endBytes = space.endBytes ?? (await this.#sizeBefore(file)) + grownBytes + lengthBytes;
       return await this.#storage.reserveSpace(folder, lengthBytes, { path: file, endBytes });

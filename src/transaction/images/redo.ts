@@ -20,6 +20,7 @@ import {
   type Fingerprint,
   fingerprintAt,
   inSmallerVolume,
+  isInOverlay,
   isAsRead,
   isDeviceIdentity,
   isFileFenced,
@@ -299,8 +300,17 @@ export async function openRedo(
   }
 }
 
-/** E_NO_PERMISSION, E_READ_ONLY: where an image has no fence, nothing else opens it for writing before the mark. */
-export async function assertWritable(storage: Storage, image: string): Promise<void> {
+/**
+ * E_NO_PERMISSION, E_READ_ONLY: where an image has no fence, nothing else opens it for writing before the mark. A rehearsal
+ * does not in an overlay file system, where the first who does has all of the image copied into its upper layer.
+ */
+export async function assertWritable(
+  storage: Storage,
+  image: string,
+  { isRehearsal }: { readonly isRehearsal: boolean },
+): Promise<void> {
+  const stat = isRehearsal ? await storage.stat(image) : undefined;
+  if (stat && isInOverlay(stat)) return;
   await (await storage.openFile(image, "write", AS_IMAGE)).close();
 }
 
@@ -311,11 +321,11 @@ export async function assertWritable(storage: Storage, image: string): Promise<v
 export async function reserveForRedo(
   { storage }: Workspace,
   state: TransactionState,
-  logs: ReadonlyMap<string, RedoLog>,
+  { logs, isRehearsal }: { readonly logs: ReadonlyMap<string, RedoLog>; readonly isRehearsal: boolean },
   taken: Reservation[],
 ): Promise<void> {
   for (const { image: path, log, changedSectors, preallocated = [] } of inOrder(state)) {
-    await assertWritable(storage, path);
+    await assertWritable(storage, path, { isRehearsal });
     const inAdvance = preallocated.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     // A block device has its space: what it has no room for did not get into the log.
     if (await isDeviceAt(storage, path)) continue;

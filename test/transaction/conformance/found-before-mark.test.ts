@@ -2,7 +2,7 @@
 // large, or may not be written to at all, and a disk that has too few inodes. Nothing is changed then.
 
 import { execFileSync } from "node:child_process";
-import { statSync, truncateSync } from "node:fs";
+import { existsSync, mkdirSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { ImgtxError } from "../../../src/errors/index.ts";
 import type { Storage } from "../../../src/storage/index.ts";
@@ -15,7 +15,7 @@ import { makeFolder } from "../../helpers/temporary-folder.ts";
 import { snapshotWorkspace } from "../../helpers/tree.ts";
 import { compareWithBefore, makeChain, mergeRequest } from "../../helpers/transaction/merging.ts";
 import { pull } from "../../helpers/transaction/new-backings.ts";
-import { makeWorkbench, type Workbench } from "../../helpers/transaction/workbench.ts";
+import { makeWorkbench, Workbench } from "../../helpers/transaction/workbench.ts";
 
 const qemu = oracle("qemu-img", "qemu-io", "prlimit");
 const root = oracle("qemu-img", "qemu-io", "root", "mount", "umount");
@@ -127,6 +127,28 @@ describe("an image that may not be written to", () => {
     expect(snapshotWorkspace(bench.root)).toEqual(before);
     await bench.run(request);
   });
+});
+
+root.test("a rehearsal has no image copied out of the lower layer of an overlay file system", async () => {
+  const folder = makeFolder();
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=64m", "imgtx-test", folder]);
+  try {
+    const [lower, upper, work, both] = ["lower", "upper", "work", "both"].map((name) => `${folder}/${name}`);
+    for (const layer of [lower, upper, work, both]) mkdirSync(layer ?? "");
+    writeFileSync(`${lower}/a.raw`, new Uint8Array(64 * 1024));
+    const layers = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+    execFileSync("mount", ["-t", "overlay", "-o", layers, "imgtx-test", both ?? ""]);
+    const bench = new Workbench(both ?? "");
+    await bench.add("vda", "a.raw", "raw");
+    await bench.begin();
+    await bench.run({ ...GROW, device: "vda" });
+    await bench.commit(undefined, { dryRun: true });
+    const isCopied = existsSync(`${upper}/a.raw`);
+    await bench.commit();
+    expect([isCopied, statSync(`${upper}/a.raw`).size]).toEqual([false, 128 * 1024]);
+  } finally {
+    execFileSync("umount", ["-R", "-l", folder]);
+  }
 });
 
 qemu.test("a folder where the log of a pull may not be made is told of before the mark", async () => {
