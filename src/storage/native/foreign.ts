@@ -6,11 +6,25 @@
 import { createRequire } from "node:module";
 import { loadBunForeign } from "./foreign-bun.ts";
 import type { Foreign } from "./foreign-library.ts";
+import { leaveUnflushed } from "./standard-outputs.ts";
 
 export const IS_NODE = process.versions["bun"] === undefined;
 
+let isLoaded = false;
+
 export function loadForeign(): Foreign {
-  return IS_NODE ? loadKoffi() : loadBunForeign();
+  if (!IS_NODE) return loadBunForeign();
+  // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
+  const requireHere = createRequire(import.meta.url);
+  const koffi = loadKoffi(requireHere);
+  if (!isLoaded) {
+    leaveUnflushed(koffi.load(null), () => {
+      const threads = requireHere("node:worker_threads") as typeof import("node:worker_threads");
+      return threads.isMainThread;
+    });
+  }
+  isLoaded = true;
+  return koffi;
 }
 
 /** What is missing where that throws, and how it is had. */
@@ -28,9 +42,7 @@ export const FOREIGN = IS_NODE
  * koffi's native part by itself where it is known to lie beside koffi: finding it through koffi's own
  * loader, which looks for many platforms first, takes three times as long.
  */
-function loadKoffi(): Foreign {
-  // createRequire: synchronous, and invisible to the bundler, which must leave the native module outside.
-  const requireHere = createRequire(import.meta.url);
+function loadKoffi(requireHere: NodeJS.Require): Foreign {
   try {
     if (process.arch === "x64") {
       return requireHere("@koromix/koffi-linux-x64/linux_x64/koffi.node") as Foreign;
