@@ -224,14 +224,17 @@ describe("on a terminal", () => {
   const pty = oracle("script");
   /**
    * What a terminal shows of a command, to whose question this is typed, and its status. Nothing stands between: a
-   * shell there may die of the Ctrl-C that its command has outlived.
+   * shell there may die of the Ctrl-C that its command has outlived. The input stays open until the end: script would type an
+   * end of input of its own behind a Ctrl-C, which may be read before that arrives.
    */
   const onTerminal = (command: string, typed: string) =>
     runShell(
       [
-        "cd asked; rm -f shown",
-        `{ until grep -q 'Go on' shown; do sleep 0.02; done 2> /dev/null; printf '${typed}'; } |`,
-        `SHELL=/bin/sh script -qfec 'exec ${command}' shown; exit "\${PIPESTATUS[1]}"`,
+        "cd asked; rm -f shown ended",
+        `{ until grep -q 'Go on' shown; do sleep 0.02; done 2> /dev/null; printf '${typed}'`,
+        "until [ -e ended ]; do sleep 0.02; done; } |",
+        `{ SHELL=/bin/sh script -qfec 'exec ${command}' shown; status=$?; touch ended; exit $status; }`,
+        `exit "\${PIPESTATUS[1]}"`,
       ].join("\n"),
     );
 
