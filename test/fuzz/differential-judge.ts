@@ -49,7 +49,8 @@ async function askBoth(
   words: readonly string[],
   cleanStatuses: readonly number[],
 ): Promise<void> {
-  const [qemu, ours] = await Promise.all([tools.qemu("qemu-img", words), tools.imgtx(words)]);
+  const qemu = tools.qemu("qemu-img", words);
+  const ours = await tools.imgtx(words);
   const told = (printed: Printed): string => `${printed.status}\n${printed.stdout}${printed.stderr}`;
   if (qemu.status !== ours.status || qemu.stdout !== ours.stdout) {
     throw new Error(`${words.join(" ")}: they differ\nqemu-img ${told(qemu)}\nimgtx ${told(ours)}`);

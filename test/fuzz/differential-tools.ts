@@ -2,7 +2,7 @@
 // the same folder, on names relative to it, so that what they print can be compared as it is.
 
 import { guestOffset, guestRange } from "../../src/units/index.ts";
-import { execFile } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { CliContext } from "../../src/cli/context.ts";
@@ -19,7 +19,9 @@ export interface Printed {
   readonly stderr: string;
 }
 
-const TIME_LIMIT_MS = 600_000;
+/** Whoever takes longer hangs, and `timeout` gives a status of its own: a limit of Node's would have it copy this process. */
+const HANGS_S = "600";
+const HANGS_STATUS = 124;
 
 /** The version of qemu-img that imgtx is held against: the system's, or a newer one. */
 const FORM = process.env["IMGTX_QEMU_IMG"] ?? "7.2";
@@ -44,22 +46,14 @@ export class Tools {
   }
 
   /** folder: where it runs, if not where all is. */
-  async qemu(
-    program: "qemu-img" | "qemu-io",
-    words: readonly string[],
-    folder = this.folder,
-  ): Promise<Printed> {
+  qemu(program: "qemu-img" | "qemu-io", words: readonly string[], folder = this.folder): Printed {
     const where = folder === this.folder ? "" : " # on copies";
     this.log.push(`${[program, ...words].map(quote).join(" ")}${where}`);
-    return await new Promise((resolve, reject) => {
-      const options = { cwd: folder, timeout: TIME_LIMIT_MS, maxBuffer: 64 * 1024 * 1024 };
-      const file = program === "qemu-img" ? QEMU_IMG : program;
-      execFile(file, words, options, (error, stdout, stderr) => {
-        const status = error === null ? 0 : error.code;
-        if (typeof status === "number") resolve({ status, stdout, stderr });
-        else reject(new Error(`${program} ${words.join(" ")} could not be run to its end`, { cause: error }));
-      });
-    });
+    const options = { cwd: folder, encoding: "utf8", maxBuffer: 64 * 1024 * 1024 } as const;
+    const file = program === "qemu-img" ? QEMU_IMG : program;
+    const { status, stdout, stderr, error: cause } = spawnSync("timeout", [HANGS_S, file, ...words], options);
+    if (status !== null && status !== HANGS_STATUS && cause === undefined) return { status, stdout, stderr };
+    throw new Error(`${program} ${words.join(" ")} could not be run to its end`, { cause });
   }
 
   async imgtx(words: readonly string[]): Promise<Printed> {
@@ -111,7 +105,7 @@ export class Tools {
 
   /** The same by either, which must succeed. */
   async img(by: Tool, words: readonly string[]): Promise<string> {
-    const printed = by === "qemu" ? await this.qemu("qemu-img", words) : await this.imgtx(words);
+    const printed = by === "qemu" ? this.qemu("qemu-img", words) : await this.imgtx(words);
     if (printed.status !== 0) {
       throw new Error(`${by}: ${words.join(" ")}: exit status ${printed.status}: ${printed.stderr.trim()}`);
     }
@@ -126,7 +120,7 @@ export class Tools {
   ): Promise<Buffer> {
     const which = snapshot === undefined ? [] : ["-l", `snapshot.name=${snapshot}`];
     const words = ["convert", "-f", format, "-O", "raw", ...which, name, "out.raw"];
-    const { status, stderr } = await this.qemu("qemu-img", words, folder);
+    const { status, stderr } = this.qemu("qemu-img", words, folder);
     if (status !== 0) throw new Error(`qemu-img ${words.join(" ")}: exit status ${status}: ${stderr.trim()}`);
     const content = await readFile(`${folder}/out.raw`);
     rmSync(`${folder}/out.raw`);
@@ -151,7 +145,7 @@ export class Tools {
   /** Guest requests by qemu-io, all in one process. */
   async requestByQemu(name: string, format: ImageFormat, requests: readonly GuestRequest[]): Promise<void> {
     const words = requests.flatMap((request) => ["-c", wordsOf(request)]);
-    const { status, stdout, stderr } = await this.qemu("qemu-io", ["-f", format, ...words, name]);
+    const { status, stdout, stderr } = this.qemu("qemu-io", ["-f", format, ...words, name]);
     // It says so on stdout where a request failed. A warning of lost bitmaps is none.
     if (status !== 0 || /failed|error/i.test(stdout)) {
       throw new Error(`qemu-io: exit status ${status}: ${stdout.trim()} ${stderr.trim()}`);

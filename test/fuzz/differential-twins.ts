@@ -36,10 +36,7 @@ export async function changeBoth(tools: Tools, change: Change, random: Random): 
   if (change.isRepair) return await repairBoth(tools, change, random);
   const twin = copyAll(tools.folder);
   const before = digests(tools.folder);
-  const [theirs, ours] = [
-    await tools.qemu("qemu-img", change.words, twin),
-    await changeByImgtx(tools, change),
-  ];
+  const [theirs, ours] = [tools.qemu("qemu-img", change.words, twin), await changeByImgtx(tools, change)];
   const both = tellBoth(change, theirs, ours);
   const verb = change.device?.[0] ?? change.words[0];
   if (ours.status !== 0) {
@@ -86,10 +83,7 @@ async function repairBoth(tools: Tools, change: Change, random: Random): Promise
   damageCounts(path, random);
   const twin = copyAll(tools.folder);
   const before = digests(tools.folder);
-  const [theirs, ours] = [
-    await tools.qemu("qemu-img", change.words, twin),
-    await changeByImgtx(tools, change),
-  ];
+  const [theirs, ours] = [tools.qemu("qemu-img", change.words, twin), await changeByImgtx(tools, change)];
   const both = tellBoth(change, theirs, ours);
   const isDone = change.device ? ours.status === 0 : ours.status !== FAILED;
   tools.changes.push(
@@ -166,9 +160,9 @@ async function compareImages(
     if (theirs !== ours) throw new Error(`${look.name} of ${name}: ${theirs} and ${ours}: ${told}`);
   }
   if (format === "raw") return;
-  const check = async (folder: string) =>
-    (await tools.qemu("qemu-img", ["check", "-q", "-f", "qcow2", name], folder)).status;
-  const [theirs, ours] = [await check(twin), await check(tools.folder)];
+  const check = (folder: string) =>
+    tools.qemu("qemu-img", ["check", "-q", "-f", "qcow2", name], folder).status;
+  const [theirs, ours] = [check(twin), check(tools.folder)];
   // QEMU may leak where imgtx does not.
   if (ours !== 0 && ours !== theirs) throw new Error(`check of ${name}: ${theirs} and ${ours}: ${told}`);
 }
@@ -192,11 +186,7 @@ interface Info {
 }
 
 async function readInfo(tools: Tools, folder: string, name: string, format: string): Promise<Info> {
-  const { stdout, stderr } = await tools.qemu(
-    "qemu-img",
-    ["info", "--output=json", "-f", format, name],
-    folder,
-  );
+  const { stdout, stderr } = tools.qemu("qemu-img", ["info", "--output=json", "-f", format, name], folder);
   if (stdout === "") throw new Error(`info of ${name}: ${stderr}`);
   return JSON.parse(stdout) as Info;
 }

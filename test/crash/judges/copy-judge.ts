@@ -96,10 +96,10 @@ export class CopyJudge {
     const bench = this.#bench;
     const { argv } = this.#scenario.copy;
     await bench.restore();
-    const call = (await bench.trace(argv)).calls.find(({ label }) => label === CUT_AT);
+    const call = bench.trace(argv).calls.find(({ label }) => label === CUT_AT);
     if (!call) throw new Error(`${argv.join(" ")} keeps too few marks`);
     await bench.restore();
-    await bench.trace(argv, { call, kind: "KILL" });
+    bench.trace(argv, { call, kind: "KILL" });
     const state = this.#tell(await bench.observe());
     if (state !== "kept") throw new Error(`${argv.join(" ")} was cut off, and is not kept`);
     bench.save();

@@ -126,7 +126,7 @@ class Cutter {
   async cut(target: Target, { rounds, deadline }: Pick<PowerOptions, "rounds" | "deadline">): Promise<void> {
     const { bench, step } = target;
     await bench.restore();
-    const calls = shuffle((await bench.trace(step.argv)).calls, this.#random);
+    const calls = shuffle(bench.trace(step.argv).calls, this.#random);
     // What has nothing to do, since a mirror is in sync, can't be cut off.
     if (calls.length === 0) return;
     await bench.restore();
@@ -166,7 +166,7 @@ class Cutter {
     call: TracedCall | undefined,
   ): Promise<{ result: ProcessResult; when: string }> {
     if (!call) throw new Error(`${step.argv.join(" ")} makes no call`);
-    const result = await bench.trace(step.argv, { call, kind: "KILL" });
+    const result = bench.trace(step.argv, { call, kind: "KILL" });
     this.#disk.shutDown();
     return { result, when: `at ${call.label}` };
   }

@@ -165,7 +165,7 @@ const FLUSH = /^f(?:data)?sync /;
 /** Cuts the step off at each call. The bench was saved before it, and is in that state. */
 async function tryCalls(run: StepRun, judge: Judge): Promise<void> {
   const { bench, step, options } = run;
-  const plain = await bench.trace(step.argv);
+  const plain = bench.trace(step.argv);
   if (plain.exit !== (step.exit ?? 0)) throw new Error(`${step.argv.join(" ")}: ${plain.text}`);
   for (const kind of options.kinds) {
     // Who is killed at a flush leaves what he leaves at the next call: the page cache lives on.
@@ -183,7 +183,7 @@ async function tryCall(run: StepRun, injection: Injection, index: number, judge:
   let { number } = injection.call;
   for (let tries = 0; tries < TRIES; tries += 1) {
     await bench.restore();
-    const result = await bench.trace(step.argv, { ...injection, call: { ...injection.call, number } });
+    const result = bench.trace(step.argv, { ...injection, call: { ...injection.call, number } });
     const trail = [`\`${step.argv.join(" ")}\`: ${injection.kind} at call ${index}, ${injection.call.label}`];
     if (result.timedOut) {
       bench.violate("the process hangs", trail, result.text);

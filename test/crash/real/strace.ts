@@ -2,7 +2,7 @@
 // to kill it at one of them, or to let one fail. strace counts calls by thread and by name, and so does
 // this; one pool thread makes the count the same in each run.
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { wordsToStart } from "../../helpers/program.ts";
 
@@ -63,15 +63,11 @@ fs.fsync(descriptor, () => undefined);
 fs.fsync(descriptor, () => fs.closeSync(descriptor));
 `;
 
-export async function runTraced(
-  launch: Launch,
-  argv: readonly string[],
-  injection?: Injection,
-): Promise<TracedRun> {
+export function runTraced(launch: Launch, argv: readonly string[], injection?: Injection): TracedRun {
   const preloaded = `${launch.traceFile}.cjs`;
   writeFileSync(preloaded, TWO_FLUSHES);
   const inject = injection ? ["-e", `inject=${injectionOf(injection)}`] : [];
-  const result = await runProcess(
+  const result = runAlone(
     [
       "strace",
       "-f",
@@ -113,16 +109,42 @@ function wasHit(calls: readonly TracedCall[], { call, kind }: Injection, result:
   return kind === "KILL" ? result.exit !== 0 && calls.includes(met) : met.injected;
 }
 
-function runProcess(
-  command: readonly string[],
-  { cwd, env }: Pick<Launch, "cwd" | "env">,
-): Promise<ProcessResult> {
-  // A group of its own, so that strace and what it traces can be ended together; not a session of its own, as
-  // `detached` would give it: a transaction is joined from the session that it was begun in.
-  const child = spawn("timeout", ["0", ...command], {
-    cwd,
+/**
+ * In a group of its own, so that strace and what it traces can be ended together; not a session of its own, as
+ * `detached` would give it: a transaction is joined from the session that it was begun in.
+ */
+const IN_ITS_GROUP = "timeout";
+
+function environmentOf({ env }: Pick<Launch, "env">): NodeJS.ProcessEnv {
+  return { ...process.env, ...env, UV_THREADPOOL_SIZE: "1", UV_USE_IO_URING: "0" };
+}
+
+function exitOf(code: number | null, signal: string | null): number | undefined {
+  return signal !== null || code === null || code === 128 + 9 ? undefined : code;
+}
+
+/** Waits for it: started so, nothing of this process is copied. */
+function runAlone(command: readonly string[], launch: Pick<Launch, "cwd" | "env">): ProcessResult {
+  const beganMs = performance.now();
+  const words = ["-s", "KILL", `${TIMEOUT_MS / 1000}`, ...command];
+  const { status, signal, stdout, stderr, error } = spawnSync(IN_ITS_GROUP, words, {
+    cwd: launch.cwd,
+    encoding: "utf8",
+    maxBuffer: Number.POSITIVE_INFINITY,
     stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, ...env, UV_THREADPOOL_SIZE: "1", UV_USE_IO_URING: "0" },
+    env: environmentOf(launch),
+  });
+  if (error) throw error;
+  const timedOut = performance.now() - beganMs >= TIMEOUT_MS;
+  return { exit: exitOf(status, signal), text: stdout + stderr, timedOut };
+}
+
+/** While others run. */
+function runProcess(command: readonly string[], launch: Pick<Launch, "cwd" | "env">): Promise<ProcessResult> {
+  const child = spawn(IN_ITS_GROUP, ["0", ...command], {
+    cwd: launch.cwd,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: environmentOf(launch),
   });
   let text = "";
   let timedOut = false;
@@ -137,8 +159,7 @@ function runProcess(
     child.on("error", reject);
     child.on("close", (code, signal) => {
       clearTimeout(timer);
-      const killed = signal !== null || code === null || code === 128 + 9;
-      resolve({ exit: killed ? undefined : code, text, timedOut });
+      resolve({ exit: exitOf(code, signal), text, timedOut });
     });
   });
 }

@@ -38,9 +38,14 @@ async function changeBoth(image: string, twin: string, what: Change): Promise<vo
   expect(await listOwn(image), `${what.kind} ${what.name}`).toEqual(await listOwn(twin));
 }
 
-function write(image: string, ranges: readonly ByteRange[]): void {
-  const commands = ranges.flatMap(({ start, lengthBytes }) => ["-c", `write -P 7 ${start} ${lengthBytes}`]);
-  const said = run(image, "qemu-io", "-f", "qcow2", ...commands, image);
+/** The same into each of the images, which are in one folder. */
+function write(ranges: readonly ByteRange[], ...images: readonly [string, ...string[]]): void {
+  const commands = images.flatMap((image) => [
+    `open -o driver=qcow2 ${image}`,
+    ...ranges.map(({ start, lengthBytes }) => `write -P 7 ${start} ${lengthBytes}`),
+    "close",
+  ]);
+  const said = run(images[0], "qemu-io", ...commands.flatMap((command) => ["-c", command]));
   if (/failed/.test(said)) throw new Error(said);
 }
 
@@ -76,8 +81,7 @@ describe("a bitmap that is added, cleared and removed leaves what qemu-img leave
     expect(await collectDirty(image, "one")).toEqual([]);
     if (fixture.guest !== null) expect(hashGuest(image)).toBe(fixture.guest.sha256);
     const written = [{ start: 512, lengthBytes: 512 }];
-    write(image, written);
-    write(twin, written);
+    write(written, image, twin);
     expect(await collectDirty(image, "one")).toEqual(await collectDirty(twin, "one"));
     expect(await collectDirty(image, "one")).toHaveLength(1);
     await changeBoth(image, twin, { kind: "clear", name: "one" });
@@ -139,7 +143,7 @@ async function changeRandomly(layout: Layout, seed: number, steps: number): Prom
   const image = makeImage(layout);
   const twin = `${image}.twin`;
   const random = seededRandom(seed);
-  write(image, pickRanges(random, layout.sizeBytes));
+  write(pickRanges(random, layout.sizeBytes), image);
   copyFileSync(image, twin);
   const model = new Map<string, { granularityBytes: number; written: ByteRange[] }>();
   for (let step = 0; step < steps; step += 1) {
@@ -164,8 +168,7 @@ async function changeRandomly(layout: Layout, seed: number, steps: number): Prom
       model.delete(name);
     } else {
       const ranges = pickRanges(random, layout.sizeBytes);
-      write(image, ranges);
-      write(twin, ranges);
+      write(ranges, image, twin);
       for (const bitmap of model.values()) bitmap.written.push(...ranges);
     }
     for (const [each, { granularityBytes, written }] of model) {
@@ -194,7 +197,7 @@ describe("bitmaps that are merged", () => {
   async function addWritten(image: string, twin: string, granularityBytes: number, ranges: ByteRange[]) {
     const name = `g${granularityBytes}`;
     await changeBoth(image, twin, { kind: "add", name, granularityBytes });
-    for (const one of [image, twin]) write(one, ranges);
+    write(ranges, image, twin);
     await changeBoth(image, twin, { kind: "disable", name });
     return name;
   }
@@ -211,7 +214,7 @@ describe("bitmaps that are merged", () => {
         names.push(await addWritten(image, twin, granularity, pickRanges(random, layout.sizeBytes)));
       }
       await change(other, { kind: "add", name: "theirs" });
-      write(other, pickRanges(random, layout.sizeBytes));
+      write(pickRanges(random, layout.sizeBytes), other);
       for (const target of GRANULARITIES_MERGED.map((bytes) => `g${bytes}`)) {
         const all = [...names, "theirs"];
         for (const from of [all[random.below(4)]!, all[random.below(4)]!, all[4]!]) {
@@ -222,7 +225,7 @@ describe("bitmaps that are merged", () => {
       }
       expect(listByQemu(image)).toEqual(listByQemu(twin));
       await changeBoth(image, twin, { kind: "enable", name: "g512" });
-      for (const one of [image, twin]) write(one, [{ start: 512, lengthBytes: 512 }]);
+      write([{ start: 512, lengthBytes: 512 }], image, twin);
       expect(await marksOf(image, "g512")).toEqual(await marksOf(twin, "g512"));
     },
   );
@@ -232,11 +235,11 @@ describe("bitmaps that are merged", () => {
     const image = makeImage(layout);
     await change(image, { kind: "add", name: "all", granularityBytes: 512 });
     await change(image, { kind: "add", name: "few", granularityBytes: 512 });
-    write(image, [{ start: 0, lengthBytes: layout.sizeBytes }]);
+    write([{ start: 0, lengthBytes: layout.sizeBytes }], image);
     await change(image, { kind: "clear", name: "few" }, { kind: "merge", name: "few", from: "all" });
     expect(await marksOf(image, "few")).toEqual([{ start: 0, lengthBytes: layout.sizeBytes }]);
     expect(await judge(image)).toEqual(SOUND);
-    write(image, [{ start: 512, lengthBytes: 512 }]);
+    write([{ start: 512, lengthBytes: 512 }], image);
     expect(await marksOf(image, "few")).toEqual([{ start: 0, lengthBytes: layout.sizeBytes }]);
     await change(image, { kind: "clear", name: "few" }, { kind: "disable", name: "few" });
     expect(await judge(image)).toEqual(SOUND);
@@ -286,7 +289,7 @@ describe("bitmaps that count for nothing", () => {
     const twin = `${image}.twin`;
     copyFileSync(image, twin);
     await changeBoth(image, twin, { kind: "add", name: "new" });
-    write(image, [{ start: 0, lengthBytes: 512 }]);
+    write([{ start: 0, lengthBytes: 512 }], image);
     expect(await collectDirty(image, "new")).toEqual([{ start: 0, lengthBytes: 65_536 }]);
     expect(await collectDirty(image, "nightly")).toBe("in use");
     expect(listByQemu(image)).toEqual(listByQemu(twin));
@@ -300,7 +303,7 @@ describe("refcount structures grow with the bitmaps", () => {
 
   qemu.test("by new blocks, and by a new table once the old one is full", async () => {
     const image = makeImage(layout);
-    write(image, [{ start: 0, lengthBytes: MIB / 2 }]);
+    write([{ start: 0, lengthBytes: MIB / 2 }], image);
     const twin = `${image}.twin`;
     copyFileSync(image, twin);
     const guest = [`read -P 7 0 ${MIB / 2}`, `read -P 0 ${MIB / 2} ${MIB}`].flatMap((each) => ["-c", each]);
@@ -318,7 +321,7 @@ describe("refcount structures grow with the bitmaps", () => {
     expect(after.clusters).toBeGreaterThan(before.clusters);
     expect(after.offset).not.toBe(before.offset);
     expect(run(image, "qemu-io", "-f", "qcow2", ...guest, image)).not.toMatch(/failed/);
-    write(image, [{ start: MIB, lengthBytes: MIB }]);
+    write([{ start: MIB, lengthBytes: MIB }], image);
     expect(await collectDirty(image, names[1]!)).toEqual([{ start: MIB, lengthBytes: MIB }]);
     for (const name of names) await change(image, { kind: "remove", name });
     expect(await judge(image)).toEqual(SOUND);
@@ -355,7 +358,7 @@ describe("a bitmap and its witness", () => {
         const end = { start: sizeBytes - 1, lengthBytes: 1 };
         expect(await readWitnessed(image, "one", `two:${round}`)).toEqual(roundOut([end], unit, sizeBytes));
         const ranges = [0, Math.floor(sizeBytes / 3)].map((start) => ({ start, lengthBytes: 512 }));
-        write(image, ranges);
+        write(ranges, image);
         expect(await readWitnessed(image, "one", `two:${round}`)).toEqual(
           roundOut([...ranges, end], unit, sizeBytes),
         );
