@@ -44,7 +44,11 @@ export async function openWatched(
       const known = inHand.open.get(watched.image);
       const place = known
         ? { ...known, isOwn: false }
-        : { file: await openOrExplain(workspace, watched), isLocked: false, isOwn: true };
+        : {
+            file: await openOrExplain(workspace, watched, state.begin.implicit),
+            isLocked: false,
+            isOwn: true,
+          };
       opened.push({ watched, ...place });
     }
     return opened;
@@ -54,12 +58,16 @@ export async function openWatched(
   }
 }
 
-async function openOrExplain(workspace: Workspace, watched: SeenImage): Promise<StorageFile> {
+async function openOrExplain(
+  workspace: Workspace,
+  watched: SeenImage,
+  isAlone: boolean,
+): Promise<StorageFile> {
   try {
     return await workspace.storage.openFile(watched.image, "read", AS_IMAGE);
   } catch (error) {
     if (!(error instanceof ImgtxError) || error.code !== "E_NOT_FOUND") throw error;
-    throw hasGone(watched, error);
+    throw hasGone(watched, isAlone, error);
   }
 }
 
@@ -78,7 +86,7 @@ export async function assertNothingChanged(
   for (const { watched, file } of images) {
     const hasHeader = watched.fingerprint.headerSha256 !== null;
     const now = await fingerprintAt(storage, watched.image, hasHeader ? file : undefined);
-    if (now === undefined) throw hasGone(watched);
+    if (now === undefined) throw hasGone(watched, isAlone);
     const since = watched.isNew ? "imgtx made it" : "the transaction read it";
     assertUnchanged(watched, now, { since, isAlone, isFilled: filled.has(watched.image) });
     looks.set(watched.image, now);
@@ -148,11 +156,13 @@ export async function lookAtMade(
   return looks;
 }
 
-function hasGone({ image, device, isNew }: SeenImage, cause?: ImgtxError): ImgtxError {
+function hasGone({ image, device, isNew }: SeenImage, isAlone: boolean, cause?: ImgtxError): ImgtxError {
   return new ImgtxError("E_CHANGED", isNew ? "the new image has gone" : "the image has gone", {
     image,
     ...(device !== null && { device }),
-    hint: "`imgtx txn abort` takes the transaction back; then begin again",
+    hint: isAlone
+      ? "put it back where it was, then run the command again"
+      : "`imgtx txn abort` takes the transaction back; then begin again",
     ...(cause && { cause }),
   });
 }

@@ -4,9 +4,11 @@ import { writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import type { Fingerprint } from "../../../src/format/index.ts";
 import { makeNodeStorage } from "../../../src/storage/index.ts";
-import { findSettled } from "../../../src/transaction/commit/watched-images.ts";
+import { assertNothingChanged, findSettled } from "../../../src/transaction/commit/watched-images.ts";
+import { applyRecord } from "../../../src/transaction/journal/fold.ts";
+import { failureOf } from "../../helpers/expect-error.ts";
 import { makeFolder } from "../../helpers/temporary-folder.ts";
-import { FINGERPRINT } from "../../helpers/transaction/journals.ts";
+import { BEGIN, FINGERPRINT, makeJournalFolder } from "../../helpers/transaction/journals.ts";
 
 const storage = makeNodeStorage();
 const READ: Fingerprint = { ...FINGERPRINT, changedNs: "7", settled: false };
@@ -45,3 +47,23 @@ describe("an image that was read amid the moment of a write", () => {
     expect(await settledOf({ ...READ, fileSystemId: "nfs:1" })).toBe(false);
   });
 });
+
+test.each([
+  [true, "put it back where it was, then run the command again"],
+  [false, "`imgtx txn abort` takes the transaction back; then begin again"],
+])(
+  "an image that has gone is told of as the command can be taken up again: by itself %s",
+  async (implicit, hint) => {
+    const workspace = makeJournalFolder();
+    const image = `${workspace.root}/gone.raw`;
+    writeFileSync(`${workspace.root}/other.raw`, "a");
+    const file = await storage.openFile(`${workspace.root}/other.raw`, "read");
+    const watched = { device: "vda", image, isNew: false, fingerprint: READ };
+    const state = applyRecord(undefined, { ...BEGIN, implicit }, "journal");
+    const failure = await failureOf(() =>
+      assertNothingChanged(workspace, [{ watched, file, isLocked: true, isOwn: false }], state),
+    );
+    await file.close();
+    expect(failure).toMatchObject({ code: "E_CHANGED", image, hint });
+  },
+);
