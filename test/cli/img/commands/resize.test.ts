@@ -1,4 +1,4 @@
-import { readdirSync, statSync } from "node:fs";
+import { readFileSync, rmSync, readdirSync, statSync } from "node:fs";
 import { describe, expect } from "vitest";
 import { startQemuDaemon } from "../../../helpers/qemu-programs.ts";
 import { oracle } from "../../../helpers/oracles.ts";
@@ -24,13 +24,20 @@ head -c 1048576 /dev/zero | tr '\\\\0' x > b.raw
 rm io
 `;
 
-/** What a guest reads, and whether the image is sound, by qemu-img's own word. */
-function expectSame(image: string, folders: readonly [string, string]): void {
+/** What a guest reads, by qemu-img's own word. */
+function guestOf(folder: string, image: string): Buffer {
+  if (image.endsWith(".raw")) return readFileSync(`${folder}/${image}`);
+  expect(runQemu(folder, ["convert", "-f", "qcow2", "-O", "raw", image, "out"]).status).toBe(0);
+  const bytes = readFileSync(`${folder}/out`);
+  rmSync(`${folder}/out`);
+  return bytes;
+}
+
+/** To a guest, and sound by qemu-img's own word. */
+function expectSame(image: string, [theirs, ours]: readonly [string, string]): void {
+  expect(guestOf(ours, image).equals(guestOf(theirs, image))).toBe(true);
   const format = image.endsWith(".raw") ? "raw" : "qcow2";
-  const content = `qemu-img convert -f ${format} -O raw ${image} out; sha256sum < out; rm out`;
-  const [theirs, ours] = folders.map((folder) => shell(folder, content));
-  expect(ours).toBe(theirs);
-  expect(runQemu(folders[1], ["check", "-q", "-f", format, image]).status).toBe(format === "raw" ? 63 : 0);
+  expect(runQemu(ours, ["check", "-q", "-f", format, image]).status).toBe(format === "raw" ? 63 : 0);
 }
 
 describe("resize makes, prints and ends as qemu-img does", () => {
