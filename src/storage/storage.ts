@@ -383,7 +383,7 @@ export interface Storage {
   readSymlink(path: string): Promise<string>;
   /**
    * Takes so much space on the folder's file system, and an inode, until it is released or this process ends; or looks at
-   * what is free. E_NO_SPACE. written: a file there that gets it, E_IO where none may be as large; else new ones get it.
+   * what is free. E_NO_SPACE. written: a file there that gets it, E_IO where none may be that large; else new ones get it.
    */
   reserveSpace(folder: string, lengthBytes: number, written?: WrittenFile): Promise<Reservation>;
   /**

@@ -4,8 +4,8 @@
 // Invariants
 // - What is taken has no name: it is given back when the process ends, however that comes, and no crash leaves it.
 // - Where a file system has no files without names, gives no blocks in advance, or has no inode left, which a file that is
-//   there does not need, the free space is only looked at, and of what a file may be as large as, what is known without
-//   trying.
+//   there does not need, the free space is only looked at, and how large a file may be is asked as far as that is known
+//   without trying.
 
 import { closeSync, constants, ftruncateSync, openSync, readFileSync, statfsSync } from "node:fs";
 import { ImgtxError } from "../../errors/index.ts";
@@ -122,7 +122,7 @@ function hasNoInode(folder: string, cause: unknown): ImgtxError {
 }
 
 function isTooLarge(folder: string, { path, endBytes }: WrittenFile, cause: unknown): ImgtxError {
-  const message = `'${path}' is to be written to up to byte ${endBytes}, and no file in '${folder}' may be as large`;
+  const message = `'${path}' is to be written to up to byte ${endBytes}, and no file in '${folder}' may be that large`;
   return new ImgtxError("E_IO", message, {
     image: path,
     hint: FILE_TOO_LARGE,

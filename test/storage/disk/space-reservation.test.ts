@@ -56,7 +56,7 @@ limits.test.each(WAYS)(
       const failure = await failureOf(async () => await reserve(MIB + 1));
       expect(failure).toMatchObject({ code: "E_IO", exitCode: 13, changed: false });
       expect(failure.message).toBe(
-        `'${folder}/a.qcow2' is to be written to up to byte ${MIB + 1}, and no file in '${folder}' may be as large`,
+        `'${folder}/a.qcow2' is to be written to up to byte ${MIB + 1}, and no file in '${folder}' may be that large`,
       );
     });
     expect(readdirSync(folder)).toEqual([]);
