@@ -2,7 +2,7 @@
 // start, a look at an image, small commands, and snapshots of one disk and of many.
 
 import { execFileSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { LAUNCHER, PROGRAM, SINGLE_FILE, wordsToStart } from "../helpers/program.ts";
 import { type Bench, inTurns, run } from "./bench-tools.ts";
 
@@ -49,10 +49,56 @@ export function benchDaily(bench: Bench): void {
     theirs: () => run(folder, "git", ["status"]),
     goal: { atLeast: 1 },
   });
-  benchSnapshots(bench, 1, 0.7);
-  benchSnapshots(bench, 8, 2.5);
-  benchSnapshots(bench, 64, 10);
+  benchSnapshots(bench, 1, LOOP, 0.7);
+  benchSnapshots(bench, 8, LOOP, 2.5);
+  benchSnapshots(bench, 64, LOOP, 10);
+  benchSnapshots(bench, 8, DAEMON, 1);
+  benchSnapshots(bench, 64, DAEMON, 1);
 }
+
+/** Takes the snapshot of this number of the disks, durably, in the folder; milliseconds. */
+interface Peer {
+  readonly name: string;
+  readonly take: (folder: string, disks: readonly string[], round: number) => number;
+}
+
+const LOOP: Peer = {
+  name: "qemu-img create -b + sync -f, in a loop",
+  take: (folder, disks, round) => {
+    const script =
+      'for name in "$@"; do qemu-img create -q -f qcow2 -b "$name-$((round - 1)).qcow2" -F qcow2 "$name-$round.qcow2" && sync -f "$name-$round.qcow2" || exit 1; done';
+    return run(folder, "bash", ["-c", `round=${round}; ${script}`, "bash", ...disks]);
+  },
+};
+
+const DAEMON: Peer = {
+  name: "a transaction of qemu-storage-daemon, its start + sync -f",
+  take: (folder, disks, round) => {
+    const actions = disks.map((name) => {
+      const data = {
+        "node-name": name,
+        "snapshot-file": `${name}-${round}.qcow2`,
+        "snapshot-node-name": `${name}-new`,
+        format: "qcow2",
+      };
+      return { type: "blockdev-snapshot-sync", data };
+    });
+    const commands = [
+      { execute: "qmp_capabilities" },
+      { execute: "transaction", arguments: { actions } },
+      { execute: "quit" },
+    ];
+    writeFileSync(`${folder}/qmp`, commands.map((command) => `${JSON.stringify(command)}\n`).join(""));
+    const nodes = disks.flatMap((name) => [
+      "--blockdev",
+      `driver=qcow2,node-name=${name},file.driver=file,file.filename=${name}-${round - 1}.qcow2`,
+    ]);
+    // The daemon ends with 0 over a command that failed.
+    const script =
+      'qemu-storage-daemon "$@" --chardev stdio,id=qmp --monitor chardev=qmp <qmp >answers && ! grep -q \'"error"\' answers && sync -f .';
+    return run(folder, "bash", ["-c", script, "bash", ...nodes]);
+  },
+};
 
 interface Rivals {
   readonly ours: readonly (() => number)[];
@@ -71,24 +117,22 @@ function compare({ report }: Bench, what: string, peer: string, { ours, theirs, 
 }
 
 /** Chains grow by one layer each round, alike for all. */
-function benchSnapshots(bench: Bench, disks: number, atLeast: number): void {
+function benchSnapshots(bench: Bench, disks: number, peer: Peer, atLeast: number): void {
   const names = Array.from({ length: disks }, (_, index) => `d${index}`);
-  const places = ["peer", ...PROGRAMS.map(({ name }) => name)].map((name) => {
-    const folder = `${bench.scratch}/${name} ${disks}`;
+  const places = [peer, ...PROGRAMS].map(({ name }, index) => {
+    const folder = `${bench.scratch}/${index === 0 ? "peer" : `${name} beside`} ${disks} ${peer.name}`;
     mkdirSync(folder);
     for (const disk of names)
       execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", `${folder}/${disk}-0.qcow2`, "10G"]);
     return folder;
   });
-  const [peer = "", ...own] = places;
+  const [theirs = "", ...own] = places;
   for (const [index, program] of PROGRAMS.entries()) {
     for (const disk of names) program.run(own[index] ?? "", "device", "add", "-q", disk, `${disk}-0.qcow2`);
   }
   const rounds = PROGRAMS.map(() => 0);
   let round = 0;
-  const script =
-    'for name in "$@"; do qemu-img create -q -f qcow2 -b "$name-$((round - 1)).qcow2" -F qcow2 "$name-$round.qcow2" && sync -f "$name-$round.qcow2" || exit 1; done';
-  compare(bench, `snapshot of ${disks}`, "qemu-img create -b + sync -f, in a loop", {
+  compare(bench, `snapshot of ${disks}`, peer.name, {
     ours: PROGRAMS.map((program, index) => () => {
       rounds[index] = (rounds[index] ?? 0) + 1;
       const targets = names.map((name) => `${name}=${name}-${rounds[index]}.qcow2`);
@@ -96,7 +140,7 @@ function benchSnapshots(bench: Bench, disks: number, atLeast: number): void {
     }),
     theirs: () => {
       round += 1;
-      return run(peer, "bash", ["-c", `round=${round}; ${script}`, "bash", ...names]);
+      return peer.take(theirs, names, round);
     },
     goal: { atLeast },
   });

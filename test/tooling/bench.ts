@@ -3,7 +3,7 @@
 // Machines are shared and noisy: only the ratio of two medians of one run says anything. Each pair is
 // measured in turns, so that a slow minute hits both.
 
-import { execFileSync, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { benchBackings } from "./bench-backings.ts";
@@ -21,7 +21,6 @@ const scratch = mkdtempSync(`${process.env["IMGTX_BENCH_DIR"] ?? `${root}/node_m
 const PARTS: readonly string[] = [
   "start",
   "daily",
-  "groups",
   "images",
   "mirrors",
   "backings",
@@ -41,11 +40,6 @@ try {
   }
   const wants = (part: string) => only === undefined || only === part;
   if (wants("start")) benchStartUp(bench);
-  if (hasQemu && wants("groups")) {
-    benchGroup(bench, 1, undefined);
-    benchGroup(bench, 8, 2);
-    benchGroup(bench, 64, 10);
-  }
   if (hasQemu && wants("daily")) benchDaily(bench);
   if (hasQemu && wants("images")) benchImages(bench);
   if (hasQemu && wants("mirrors")) benchMirrors(bench);
@@ -73,32 +67,4 @@ function benchStartUp({ report }: Bench): void {
   ]);
   report("imgtx --version", version, "an empty node script", node, version / node, { atMost: 1.3 });
   report("imgtx txn status", status, "an empty node script", node, status / node, {});
-}
-
-function benchGroup({ report }: Bench, disks: number, reach: number | undefined): void {
-  const workspace = `${scratch}/group-${disks}`;
-  mkdirSync(workspace);
-  const names = Array.from({ length: disks }, (_, index) => `d${index}`);
-  for (const name of names) {
-    execFileSync("qemu-img", ["create", "-q", "-f", "qcow2", `${workspace}/${name}.qcow2`, "10G"]);
-    runImgtx(workspace, "device", "add", name, `${name}.qcow2`);
-  }
-  let round = 0;
-  const [ours, theirs] = inTurns(disks === 64 ? 7 : 15, [
-    () => {
-      // Back to the bare disks first, so that each round has the same chains.
-      if (round > 0) runImgtx(workspace, "undo");
-      round += 1;
-      const targets = names.map((name) => `${name}=${name}-i${round}.qcow2`);
-      return runImgtx(workspace, "snapshot-group", ...targets);
-    },
-    () => {
-      const script =
-        'for name in "$@"; do qemu-img create -q -f qcow2 -b "$name.qcow2" -F qcow2 "$name-q$round.qcow2" && sync -f "$name-q$round.qcow2" || exit 1; done';
-      return run(workspace, "bash", ["-c", `round=${round}; ${script}`, "bash", ...names]);
-    },
-  ]);
-  const goal = reach === undefined ? {} : { atLeast: reach };
-  const against = "qemu-img create -b + sync -f, in a loop";
-  report(`snapshot-group, ${disks} disks`, ours, against, theirs, theirs / ours, goal);
 }
