@@ -12,6 +12,7 @@ import type { DeviceTable, TableHead } from "../table/device-table.ts";
 import {
   decodeGeneration,
   encodeGeneration,
+  encodeNext,
   headOf,
   isTableOf,
   knowsTheSame,
@@ -195,17 +196,18 @@ export function closeGeneration(
 ): ClosedGeneration {
   const { sinceWhole: before } = tables.present;
   const { whole, step } = storedGenerations(tables);
+  const next = encodeNext(root, whole);
   if (before !== undefined) {
-    const bytes = encodeGeneration(root, step());
+    const bytes = encodeGeneration(root, step(), next);
     const sinceWhole = before + bytes.length;
     if (sinceWhole < wholeBytes) return { bytes, sinceWhole };
   }
-  return { bytes: encodeReadable(root, whole), sinceWhole: 0 };
+  return { bytes: encodeReadable(root, whole, next), sinceWhole: 0 };
 }
 
 /** Nothing is written that is not read again: where a whole one and the next are too large together, that is left out. */
-function encodeReadable(root: string, stored: StoredGeneration): Uint8Array {
-  const bytes = encodeGeneration(root, stored);
+function encodeReadable(root: string, stored: StoredGeneration, next?: string): Uint8Array {
+  const bytes = encodeGeneration(root, stored, next);
   if (bytes.length <= TABLE_LIMIT_BYTES || stored.kind === "step") return bytes;
   return encodeGeneration(root, { ...stored, next: undefined });
 }

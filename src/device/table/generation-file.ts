@@ -113,27 +113,24 @@ export function headOf(stored: StoredGeneration): TableHead {
   return stored.kind === "whole" ? stored.table : stored.back.head;
 }
 
-export function encodeGeneration(root: string, stored: StoredGeneration): Uint8Array {
-  const { next } = stored;
+/** next: what encodeNext makes of it, where that is known. */
+export function encodeGeneration(
+  root: string,
+  stored: StoredGeneration,
+  next = encodeNext(root, stored),
+): Uint8Array {
   const looks = mapLooks(stored.looks, (path) => toStoredPath(root, path));
   const own =
     stored.kind === "whole"
       ? `"table":${JSON.stringify(storeTable(root, stored.table, null))}`
-      : `"back":${jsonOf(root, stored.back)}`;
+      : `"back":${JSON.stringify(storeDifference(root, stored.back))}`;
   const head = JSON.stringify({ kind: KIND, version: VERSION }).slice(0, -1);
-  const rest = next ? `,"next":${jsonOf(root, next)}` : "";
-  return sealJson("generation", `${head},${own},"looks":${JSON.stringify(looks)}${rest}}`);
+  return sealJson("generation", `${head},${own},"looks":${JSON.stringify(looks)}${next}}`);
 }
 
-/** What the next table has is the same in a step and in a whole one, of which the smaller is written. */
-const written = new WeakMap<TableDifference, { readonly root: string; readonly json: string }>();
-
-function jsonOf(root: string, difference: TableDifference): string {
-  const known = written.get(difference);
-  if (known?.root === root) return known.json;
-  const json = JSON.stringify(storeDifference(root, difference));
-  written.set(difference, { root, json });
-  return json;
+/** The same in a step and in a whole one. */
+export function encodeNext(root: string, { next }: StoredGeneration): string {
+  return next ? `,"next":${JSON.stringify(storeDifference(root, next))}` : "";
 }
 
 /** The inverse. E_CORRUPT where checksum, shape or number do not hold. */
